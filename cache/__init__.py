@@ -1,0 +1,1 @@
+"""The pseudo-label cache: numpy and Zarr only, no torch."""

@@ -1,0 +1,91 @@
+"""The `s4m` command: a table of commands, loaded when one is chosen, and what becomes of their failures.
+
+To add a command, add a line to `COMMANDS`. The function (or Typer app) named there lives in a module of
+`stages` that imports heavy packages inside function bodies only, so that `s4m COMMAND --help` stays quick.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated. A job that can save its state on
+a signal does so and raises `SystemExit(143)` (or 130), which passes through here untouched.
+"""
+
+import importlib
+import sys
+import traceback
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
+
+from cache.errors import CacheError
+from s4m_pipeline import console
+from s4m_pipeline.errors import UserError
+
+
+class Command(NamedTuple):
+    """One line of the command table."""
+
+    target: str
+    """`module:name` of a function with Typer annotations, or of a Typer app with commands of its own."""
+    help: str
+    """The line shown in the list of commands."""
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+class _LazyGroup(TyperGroup):
+    """Lists commands from the table alone and imports a command's module only when that command is chosen."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and _load(COMMANDS[listed.name]), rest
+
+
+def _load(command: Command) -> Any:
+    module_name, _, attribute = command.target.partition(":")
+    target = getattr(importlib.import_module(module_name), attribute)
+    if isinstance(target, typer.Typer):
+        return get_group(target)
+    single = typer.Typer(add_completion=False)
+    single.command()(target)
+    return get_command(single)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"s4m {version('s4m-pipeline')}")
+        raise typer.Exit
+
+
+def _global_options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Semi-supervised instance segmentation with SAM 2, as an offline pipeline."""
+    console.progress.quiet = quiet
+
+
+def build_app() -> typer.Typer:
+    """The Typer app with one entry for each line of the command table."""
+    app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(_global_options)
+    for name, command in COMMANDS.items():
+        app.command(name, help=command.help)(lambda: None)
+    return app
+
+
+def main() -> None:
+    """Runs `s4m`; failures the user can mend become a message, all others a short traceback."""
+    try:
+        build_app()()
+    except (UserError, CacheError) as error:
+        console.error.print(str(error), markup=False)
+        sys.exit(1)
+    except Exception:
+        traceback.print_exc(limit=-6)
+        console.error.print("This is a bug in s4m. Please report it with the command and the lines above.")
+        sys.exit(1)

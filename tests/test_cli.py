@@ -1,0 +1,160 @@
+"""The command line: what it lists, how it loads, and how commands end."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.cli import COMMANDS
+
+HEAVY = ("torch", "mmdet", "mmengine", "mmcv", "sam2", "zarr", "numpy")
+
+ENDINGS = '''
+import typer
+from cache.errors import CacheError
+from s4m_pipeline import console
+from s4m_pipeline.errors import UserError
+
+app = typer.Typer()
+
+@app.command()
+def user_error(): raise UserError("no such file: [a]/b.json")
+
+@app.command()
+def cache_error(): raise CacheError("part 3 is torn")
+
+@app.command()
+def bug(): raise ZeroDivisionError("who divides?")
+
+@app.command()
+def interrupted(): raise KeyboardInterrupt
+
+@app.command()
+def terminated(): raise SystemExit(143)
+
+@app.command()
+def speaks():
+    console.progress.print("a note")
+    console.result.print("a table")
+
+def single(number: int):
+    """Doubles a number."""
+    print(2 * number)
+'''
+
+
+def run_python(code: str, *args: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(path or ""), "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, env=environment, timeout=60
+    )
+
+
+@pytest.fixture
+def s4m(tmp_path):
+    """Runs `s4m` with a command table of our own: `endings` (a Typer app) and `single` (a function)."""
+    (tmp_path / "endings.py").write_text(ENDINGS)
+    code = (
+        "from stages import cli\n"
+        "cli.COMMANDS.clear()\n"
+        "cli.COMMANDS['endings'] = cli.Command('endings:app', 'Ways to end.')\n"
+        "cli.COMMANDS['single'] = cli.Command('endings:single', 'Doubles.')\n"
+        "cli.COMMANDS['absent'] = cli.Command('no_such_module:app', 'Cannot be imported.')\n"
+        "cli.main()"
+    )
+    return lambda *args: run_python(code, *args, path=tmp_path)
+
+
+def loaded_by(*args: str) -> set[str]:
+    code = (
+        "import sys\n"
+        "from stages.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        f"print('LOADED', *[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = run_python(code, *args)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+def test_help__of_s4m__imports_nothing_heavy():
+    assert loaded_by("--help") == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help__of_a_command__does_not_import_torch(name):
+    assert not loaded_by(name, "--help") & {"torch", "mmdet", "mmengine", "mmcv", "sam2"}
+
+
+def test_help__of_s4m__answers_soon():
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "stages", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    # Under half a second on an idle machine; the bound leaves room for a busy one.
+    assert min(seconds() for _ in range(3)) < 1.5
+
+
+def test_command_table__every_line__names_a_callable_and_is_listed():
+    listing = run_python("from stages.cli import main; main()", "--help").stdout
+    for name, command in COMMANDS.items():
+        assert f" {name} " in listing
+        assert command.help.endswith(".")
+
+
+def test_listing__with_a_module_that_cannot_be_imported__still_works(s4m):
+    done = s4m("--help")
+    assert done.returncode == 0
+    assert "Cannot be imported." in done.stdout
+
+
+def test_function__as_a_command__is_called_with_typed_arguments(s4m):
+    assert s4m("single", "21").stdout == "42\n"
+    assert "Doubles a number." in s4m("single", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("user-error", 1, "no such file: [a]/b.json"),
+        ("cache-error", 1, "part 3 is torn"),
+        ("interrupted", 130, ""),
+        ("terminated", 143, ""),
+    ],
+)
+def test_command__that_fails_knowingly__gives_its_message_without_traceback(s4m, command, code, message):
+    done = s4m("endings", command)
+    assert (done.returncode, done.stderr.strip()) == (code, message)
+
+
+def test_command__with_a_bug__keeps_the_end_of_the_traceback_and_says_so(s4m):
+    done = s4m("endings", "bug")
+    assert done.returncode == 1
+    assert "ZeroDivisionError: who divides?" in done.stderr
+    assert "This is a bug" in done.stderr
+    assert done.stderr.count("\n  File ") <= 6
+
+
+@pytest.mark.parametrize(
+    "args", [("nonsense",), ("single", "many"), ("single",), ("--nonsense",)], ids=" ".join
+)
+def test_usage__that_is_wrong__exits_with_2(s4m, args):
+    assert s4m(*args).returncode == 2
+
+
+def test_quiet__silences_notes__and_keeps_results(s4m):
+    loud, quiet = s4m("endings", "speaks"), s4m("--quiet", "endings", "speaks")
+    assert (loud.stdout, loud.stderr) == ("a table\n", "a note\n")
+    assert (quiet.stdout, quiet.stderr) == ("a table\n", "")
+
+
+def test_completion__of_a_command_name__offers_the_table(s4m):
+    os_environ = {"_S4M_COMPLETE": "complete_bash", "COMP_WORDS": "s4m si", "COMP_CWORD": "1"}
+    code = f"import os, sys; os.environ.update({os_environ!r}); sys.argv[0] = 's4m'\nfrom stages import cli\n"
+    code += "cli.COMMANDS['single'] = cli.Command('endings:single', 'Doubles.')\ncli.main()"
+    assert run_python(code).stdout.split() == ["single"]

@@ -7,7 +7,7 @@ from s4m_pipeline.ops import stand_in_for_missing_ops
 
 @cache
 def register_all() -> None:
-    """Registers everything a config may name and makes `mmdet` the default scope; repeated calls cost nothing.
+    """Registers everything a config may name, with `mmdet` as the default scope; may be called again.
 
     Takes seconds (it imports all of mmdet), so commands call it when the work begins, never at import.
     """

@@ -38,7 +38,9 @@ class _LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)
-        return name, listed and _load(COMMANDS[listed.name]), rest
+        if name is None:  # while completing a command that is not fully typed
+            return name, listed, rest
+        return name, _load(COMMANDS[name]), rest
 
 
 def _load(command: Command) -> Any:

@@ -1,10 +1,13 @@
-"""Files that are either complete or absent: temporary name, sync, rename, sync of the folder."""
+"""Files and folders that are either complete or absent: temporary name, sync, rename, sync of the parent."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = ".tmp-"
 
 
 @contextmanager
@@ -16,15 +19,47 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: as the file system reports it (no space, read-only, missing folder).
     """
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    temporary = _temporary(path)
     try:
         yield temporary
-        sync_file(temporary)
+        sync(temporary)
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path`; on success its whole tree is synced and it becomes `path`.
+
+    On any exception the temporary folder is removed.
+
+    Raises:
+        OSError: as the file system reports it; also when `path` is already there and not empty.
+    """
+    temporary = _temporary(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+        for folder, _, files in os.walk(temporary, topdown=False):
+            for name in files:
+                sync(Path(folder, name))
+            sync(Path(folder))
+        temporary.rename(path)
+        sync(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder such that a crash leaves it whole or under a temporary name, never half empty."""
+    temporary = _temporary(path)
+    path.rename(temporary)
+    sync(path.parent)
+    shutil.rmtree(temporary)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -38,16 +73,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def sync_file(path: Path) -> None:
-    """Flush a file's content to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Flush a folder's entries (creations, renames, removals) to the disk."""
+def sync(path: Path) -> None:
+    """Flush a file's content, or a folder's entries (creations, renames, removals), to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    name = path.name.removeprefix(TEMPORARY)
+    return path.with_name(f"{TEMPORARY}{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")

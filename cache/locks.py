@@ -1,0 +1,77 @@
+"""Locks on files that the kernel drops when their owner dies, however it dies."""
+
+import fcntl
+import os
+import socket
+import weakref
+from pathlib import Path
+from types import TracebackType
+
+from cache.errors import CacheError, LockedError
+
+
+class FileLock:
+    """An advisory lock on a file: any number of shared holders, or one exclusive one.
+
+    The file is created if need be and never removed. A child made by `fork` does not hold its parent's locks.
+
+    Args:
+        path: the file; an exclusive holder writes its host and process into it, for the others' message.
+        exclusive: whether to be alone.
+        wait: whether to wait for the others rather than to give up.
+
+    Raises:
+        LockedError: if others hold it and `wait` is false.
+        CacheError: if the file system has no locks.
+    """
+
+    def __init__(self, path: Path, *, exclusive: bool, wait: bool = False) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        # Readers may be on a read-only mount; network file systems want write access for an exclusive lock.
+        mode = os.O_RDWR | os.O_CREAT if exclusive else os.O_RDONLY
+        self._descriptor = os.open(path, mode, 0o666)
+        try:
+            kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+            fcntl.flock(self._descriptor, kind if wait else kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            owner = path.read_text(errors="replace").strip() or "another process"
+            raise LockedError(f"{path} is held by {owner}") from None
+        except OSError as error:
+            self.release()
+            raise CacheError(
+                f"cannot lock {path}: {error.strerror}. The cache needs a file system with flock; "
+                "mount it with locks (Lustre: -o flock), or put the cache elsewhere"
+            ) from None
+        _held.add(self)
+        if exclusive:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"host {socket.gethostname()}, process {os.getpid()}\n".encode(), 0)
+
+    def __del__(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let go; again is harmless."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> "FileLock":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _release_in_child() -> None:
+    # Else an orphaned DataLoader worker would keep a killed writer's shard locked.
+    for lock in list(_held):
+        lock.release()
+
+
+_held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()
+os.register_at_fork(after_in_child=_release_in_child)

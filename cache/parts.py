@@ -1,0 +1,168 @@
+"""A part: the labels of some images, written once by one process, immutable ever after."""
+
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import LocalStore
+
+from cache import sealed
+from cache.atomic import atomic_folder
+from cache.errors import CacheError, DamagedError, reading
+from cache.masks import offsets, packed_sizes
+from cache.records import ImageLabels, pack_columns
+from cache.schema import BITS, COLUMNS, FORMAT, SHARED_CHUNKS, VERSION, write_arrays
+
+MANIFEST = "MANIFEST.json"
+
+
+class Part:
+    """One part on disk, opened by its manifest alone; arrays are read when first needed.
+
+    Raises:
+        DamagedError: if the manifest is missing or damaged, or a file is missing or of another size.
+        CacheError: if the part was written by a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            manifest = sealed.read(path / MANIFEST)
+        except FileNotFoundError:
+            raise DamagedError(path, f"no {MANIFEST}") from None
+        refuse_newer(path, manifest)
+        self.image_ids = np.array(manifest["image_id"], np.int64)
+        self.files: dict[str, tuple[int, int]] = {
+            name: tuple(entry) for name, entry in manifest["files"].items()
+        }
+        for name in self.files:
+            self._check_size(name)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk, without the manifest."""
+        return sum(size for size, _ in self.files.values())
+
+    @cached_property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The small arrays, by name (see `schema.COLUMNS`), checked against the manifest's checksums.
+
+        Raises:
+            DamagedError: if a file is not as written.
+        """
+        for name in self.files:
+            if not name.endswith(SHARED_CHUNKS):
+                self.check_file(name)
+        columns: dict[str, NDArray[Any]] = {name: np.asarray(self._array(name)[...]) for name in COLUMNS}
+        if not np.array_equal(columns["image_id"], self.image_ids):
+            raise DamagedError(self.path, "image_id is not the manifest's list", self.image_ids.tolist())
+        return columns
+
+    @cached_property
+    def byte_ptr(self) -> dict[str, NDArray[np.int64]]:
+        """For `bits` and `raw_bits`: int64 [N + 1], where each image's bytes start."""
+        rows = self.columns["inst_ptr"]
+        return {
+            "bits": offsets(packed_sizes(self.columns["bbox"]))[rows],
+            "raw_bits": offsets(packed_sizes(self.columns["raw_bbox"]))[rows],
+        }
+
+    def read_bits(self, name: str, first: int, last: int) -> NDArray[np.uint8]:
+        """The packed masks of the images in rows `first` to `last - 1`: of `bits` or `raw_bits`, uint8 [B].
+
+        Raises:
+            DamagedError: if the bytes are not as written.
+        """
+        start, stop = self.byte_ptr[name][[first, last]].tolist()
+        if start == stop:
+            return np.zeros(0, np.uint8)
+        ids = self.image_ids[first:last].tolist()
+        try:
+            with reading(self.path):
+                bits = np.asarray(self._bit_arrays[name][start:stop])
+        except CacheError:
+            raise
+        except Exception as error:  # whatever a codec raises on bytes that it cannot make sense of
+            raise DamagedError(self.path / name / SHARED_CHUNKS, str(error), ids) from error
+        # Zarr answers zeros for a missing file, so look after the read that it is still there.
+        self._check_size(f"{name}/{SHARED_CHUNKS}")
+        return bits
+
+    def check_file(self, name: str) -> None:
+        """Compare one file with its checksum in the manifest.
+
+        Raises:
+            DamagedError: if it is missing or not as written.
+        """
+        self._check_size(name)
+        with reading(self.path / name):
+            found, expected = zlib.crc32((self.path / name).read_bytes()), self.files[name][1]
+        if found != expected:
+            raise DamagedError(
+                self.path / name, f"checksum {found:08x}, expected {expected:08x}", self.image_ids.tolist()
+            )
+
+    def close(self) -> None:
+        """Drop the open arrays; they come back when needed."""
+        self.__dict__.pop("_bit_arrays", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key in ("path", "image_ids", "files")}
+
+    @cached_property
+    def _bit_arrays(self) -> dict[str, zarr.Array[Any]]:
+        return {name: self._array(name) for name in BITS}
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        return zarr.open_array(LocalStore(self.path / name, read_only=True), mode="r", zarr_format=3)
+
+    def _check_size(self, name: str) -> None:
+        expected = self.files[name][0]
+        try:
+            with reading(self.path / name):
+                found = (self.path / name).stat().st_size
+        except FileNotFoundError:
+            raise DamagedError(self.path / name, "missing", self.image_ids.tolist()) from None
+        if found != expected:
+            problem = f"{found} bytes, expected {expected}"
+            raise DamagedError(self.path / name, problem, self.image_ids.tolist())
+
+
+def write_part(path: Path, images: Sequence[ImageLabels]) -> None:
+    """Write a part such that it is complete or absent.
+
+    Raises:
+        OSError: as the file system reports it.
+    """
+    columns = pack_columns(images)
+    with atomic_folder(path) as folder:
+        write_arrays(folder, columns)
+        files = {}
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            data = file.read_bytes()
+            files[file.relative_to(folder).as_posix()] = (len(data), zlib.crc32(data))
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "image_id": columns["image_id"].tolist(),
+            "files": files,
+        }
+        (folder / MANIFEST).write_bytes(sealed.dump(manifest))
+
+
+def refuse_newer(path: Path, body: dict[str, Any]) -> None:
+    """Refuse what a later version of the format wrote.
+
+    Raises:
+        CacheError: saying so.
+    """
+    if body.get("format") != FORMAT or body.get("version", 0) > VERSION:
+        raise CacheError(
+            f"{path}: written by a newer version (format {body.get('format')} {body.get('version')}); this "
+            f"program reads {FORMAT} up to {VERSION}. Update the program"
+        )

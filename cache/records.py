@@ -1,0 +1,157 @@
+"""What one image's pseudo-labels are in memory: numpy only, masks still packed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cache.errors import CacheError
+from cache.masks import Box, Masks, iou
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Instances:
+    """M pseudo-labelled objects of one image, in the order they were given.
+
+    Attributes:
+        masks: the refined masks, which the student learns from.
+        raw_masks: the teacher's masks before refinement; None when they were not asked for at reading.
+        labels: int16 [M], contiguous class index.
+        scores: float32 [M], the teacher's class confidence, 0..1.
+        pred_ious: float32 [M], SAM's own estimate of its mask's quality; NaN where SAM was not asked.
+        raw_ious: float32 [M], IoU between refined and teacher's mask; NaN where neither has pixels.
+    """
+
+    masks: Masks
+    raw_masks: Masks | None
+    labels: NDArray[np.int16]
+    scores: NDArray[np.float32]
+    pred_ious: NDArray[np.float32]
+    raw_ious: NDArray[np.float32]
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        masks: Masks | NDArray[np.bool_],
+        labels: ArrayLike,
+        scores: ArrayLike,
+        raw_masks: Masks | NDArray[np.bool_] | None = None,
+        pred_ious: ArrayLike | None = None,
+    ) -> "Instances":
+        """Build from packed masks or dense bool [M, H, W].
+
+        Without `raw_masks` the teacher's masks are the same (no refinement); without `pred_ious` they are
+        NaN.
+
+        Raises:
+            CacheError: if the lengths differ, a label does not fit int16 or a score is not finite.
+        """
+        refined = masks if isinstance(masks, Masks) else Masks.from_dense(masks)
+        count = len(refined)
+        if raw_masks is None:
+            raw_masks = refined
+        raw = raw_masks if isinstance(raw_masks, Masks) else Masks.from_dense(raw_masks)
+        label = np.asarray(labels)
+        score = np.asarray(scores, np.float32)
+        quality = (
+            np.full(count, np.nan, np.float32) if pred_ious is None else np.asarray(pred_ious, np.float32)
+        )
+        lengths = {"masks": count, "raw_masks": len(raw), "labels": label.size, "scores": score.size}
+        if len({*lengths.values(), quality.size}) > 1:
+            raise CacheError(f"one entry per instance expected, got {lengths}, pred_ious: {quality.size}")
+        if count and (label.min() < 0 or label.max() > np.iinfo(np.int16).max):
+            raise CacheError(f"labels must be class indices 0..32767, got {label.min()}..{label.max()}")
+        if not np.isfinite(score).all():
+            raise CacheError("scores must be finite, got NaN or infinity: the teacher's output is broken")
+        raw_ious = np.array([iou(refined, i, raw, i) for i in range(count)], np.float32)
+        return cls(
+            masks=refined,
+            raw_masks=raw,
+            labels=label.astype(np.int16).reshape(count),
+            scores=score.reshape(count),
+            pred_ious=quality.reshape(count),
+            raw_ious=raw_ious,
+        )
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def select(self, index: NDArray[np.int_] | NDArray[np.bool_]) -> "Instances":
+        """The instances at the given positions, or where a bool [M] array is true."""
+        return Instances(
+            masks=self.masks.select(index),
+            raw_masks=None if self.raw_masks is None else self.raw_masks.select(index),
+            labels=self.labels[index],
+            scores=self.scores[index],
+            pred_ious=self.pred_ious[index],
+            raw_ious=self.raw_ious[index],
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageLabels:
+    """The pseudo-labels of one image of `height` x `width` pixels; no instance at all is a valid answer."""
+
+    image_id: int
+    height: int
+    width: int
+    instances: Instances
+
+    def dense(self, window: Box | None = None) -> NDArray[np.bool_]:
+        """The refined masks in `window` (y0, x0, y1, x1), by default the whole image, as bool [M, h, w]."""
+        return self.instances.masks.dense(window or (0, 0, self.height, self.width))
+
+
+def check(labels: ImageLabels, num_classes: int) -> None:
+    """Refuse labels that do not fit their own image or class list.
+
+    Raises:
+        CacheError: naming the image and what does not fit.
+    """
+    instances = labels.instances
+    where = f"image {labels.image_id} ({labels.height}x{labels.width})"
+    if labels.height <= 0 or labels.width <= 0:
+        raise CacheError(f"{where}: height and width must be positive")
+    if instances.raw_masks is None:
+        raise CacheError(f"{where}: the teacher's masks are missing; read with raw=True to write again")
+    if len(instances) and instances.labels.max() >= num_classes:
+        raise CacheError(f"{where}: label {instances.labels.max()}, expected 0..{num_classes - 1}")
+    _check_boxes(where, instances.masks.boxes, labels)
+    _check_boxes(where, instances.raw_masks.boxes, labels)
+
+
+def _check_boxes(where: str, boxes: NDArray[np.int32], labels: ImageLabels) -> None:
+    low, high = boxes[:, :2], boxes[:, 2:]
+    size = np.array([labels.height, labels.width])
+    outside = np.flatnonzero((low < 0).any(1) | (low > high).any(1) | (high > size).any(1))
+    if outside.size:
+        raise CacheError(
+            f"{where}: the box of instance {outside[0]}, {boxes[outside[0]].tolist()}, is outside"
+        )
+
+
+def pack_columns(images: Sequence[ImageLabels]) -> dict[str, NDArray[np.generic]]:
+    """The arrays of one part (see `schema`) for these images, in this order."""
+    instances = [image.instances for image in images]
+    raw = [entry.raw_masks for entry in instances if entry.raw_masks is not None]
+    counts = np.array([len(entry) for entry in instances], np.int64)
+    zero = Instances.create(masks=Masks.empty(0), labels=[], scores=[])
+
+    def joined(name: str) -> NDArray[np.generic]:
+        return np.concatenate([getattr(entry, name) for entry in [zero, *instances]])
+
+    return {
+        "image_id": np.array([image.image_id for image in images], np.int64),
+        "image_hw": np.array([(image.height, image.width) for image in images], np.int32).reshape(-1, 2),
+        "inst_ptr": np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+        "bbox": np.concatenate([zero.masks.boxes, *(entry.masks.boxes for entry in instances)]),
+        "raw_bbox": np.concatenate([zero.masks.boxes, *(masks.boxes for masks in raw)]),
+        "label": joined("labels"),
+        "score": joined("scores"),
+        "pred_iou": joined("pred_ious"),
+        "raw_iou": joined("raw_ious"),
+        "bits": np.concatenate([zero.masks.bits, *(entry.masks.bits for entry in instances)]),
+        "raw_bits": np.concatenate([zero.masks.bits, *(masks.bits for masks in raw)]),
+    }

@@ -1,0 +1,44 @@
+"""Small JSON files whose last field is a checksum of all bytes before it."""
+
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import write_bytes
+from cache.errors import DamagedError, reading
+
+_TAIL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n\Z')
+TAIL_BYTES = len(b',"crc32":"00000000"}\n')
+
+
+def dump(body: dict[str, Any]) -> bytes:
+    """Serialise a non-empty dict of JSON values, sealed."""
+    head = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()[:-1]
+    return head + f',"crc32":"{zlib.crc32(head):08x}"}}\n'.encode()
+
+
+def write(path: Path, body: dict[str, Any]) -> None:
+    """Write `body` to `path`, sealed and atomically."""
+    write_bytes(path, dump(body))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read what `write` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CacheError: if it cannot be read.
+        DamagedError: if the bytes do not agree with the checksum.
+    """
+    with reading(path):
+        data = path.read_bytes()
+    tail = _TAIL.search(data)
+    if tail is None:
+        raise DamagedError(path, "it does not end with a checksum: the file is truncated, empty or not ours")
+    head = data[:-TAIL_BYTES]
+    if zlib.crc32(head) != int(tail[1], 16):
+        raise DamagedError(path, f"checksum {zlib.crc32(head):08x}, expected {tail[1].decode()}")
+    body: dict[str, Any] = json.loads(head + b"}")
+    return body

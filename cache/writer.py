@@ -1,0 +1,160 @@
+"""The writer of one shard: append images, commit them as parts, resume after a kill."""
+
+import shutil
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.atomic import TEMPORARY
+from cache.errors import CacheError, LockedError, disk_error
+from cache.generation import PARTS, Generation
+from cache.locks import FileLock
+from cache.parts import write_part
+from cache.records import ImageLabels, check
+from cache.sharding import ShardSpec
+
+
+class ShardWriter:
+    """Writes the labels of one shard's images, in any order, as parts that are complete or absent.
+
+    Opening it discards what a killed predecessor left half-written. Leaving it as a context manager commits
+    what was appended, unless an exception is on its way; a kill loses the images since the last commit and
+    nothing else.
+
+        with ShardWriter(generation, ShardSpec.parse("3/8")) as writer:
+            for image_id in writer.pending:
+                writer.append(label(image_id))
+
+    Args:
+        generation: begun, not published.
+        shard: which share of its images.
+        max_images: commit after so many images.
+        max_bytes: commit after so many bytes of packed masks.
+
+    Attributes:
+        pending: int64, sorted: the shard's images that had no labels when the writer was opened.
+        num_stored: images of this shard that already had labels.
+        num_discarded: half-written parts of a predecessor, removed at opening.
+
+    Raises:
+        LockedError: if another living process writes this shard; the message names its host and process.
+        CacheError: if the shard is not one of the generation's, or it is retired, or the disk refuses.
+        DamagedError: if a part that is already there is damaged.
+    """
+
+    def __init__(
+        self, generation: Generation, shard: ShardSpec, *, max_images: int = 256, max_bytes: int = 64 << 20
+    ) -> None:
+        spec = generation.spec
+        if shard.count != spec.num_shards:
+            raise CacheError(
+                f"shard {shard}: {generation.path} is divided into {spec.num_shards} shards. "
+                f"Use --shard i/{spec.num_shards}, or start another generation to divide anew"
+            )
+        self.generation, self.shard = generation, shard
+        self.max_images, self.max_bytes = max_images, max_bytes
+        self._pin = generation.pin()
+        self._lock = self._take_shard()
+        self.num_discarded = self._discard_leftovers()
+        assigned = shard.assigned(generation.image_ids)
+        self.pending: NDArray[np.int64] = np.setdiff1d(assigned, generation.stored_ids(), assume_unique=True)
+        self.num_stored = assigned.size - self.pending.size
+        self._open_ids = set(self.pending.tolist())
+        self._buffer: list[ImageLabels] = []
+
+    def append(self, labels: ImageLabels) -> None:
+        """Take the labels of one image; they are stored at the next commit, at the latest when a bound is
+        reached.
+
+        Raises:
+            CacheError: if the image is not pending in this shard, the labels do not fit their image, or the
+                disk refuses the part.
+        """
+        check(labels, len(self.generation.spec.classes))
+        if labels.image_id not in self._open_ids:
+            raise CacheError(
+                f"image {labels.image_id} is not pending in shard {self.shard} of {self.generation.path}: "
+                "it has labels already or belongs to another shard"
+            )
+        self._open_ids.remove(labels.image_id)
+        self._buffer.append(labels)
+        if len(self._buffer) >= self.max_images or self._buffered_bytes() >= self.max_bytes:
+            self.commit()
+
+    def commit(self) -> None:
+        """Store what was appended as one part, durably. With nothing appended nothing happens.
+
+        Raises:
+            CacheError: if the disk refuses; the images are then pending again.
+        """
+        if not self._buffer:
+            return
+        images, self._buffer = self._buffer, []
+        path = self.generation.path / PARTS / f"{self._prefix}{self._next_number():06d}"
+        try:
+            write_part(path, images)
+        except OSError as error:
+            self._open_ids.update(image.image_id for image in images)
+            needed = sum(_packed_bytes(image) for image in images) + 65_536
+            raise disk_error(path, needed, error) from error
+
+    def close(self) -> None:
+        """Let the shard go without committing."""
+        self._lock.release()
+        self._pin.release()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.commit()
+        finally:
+            self.close()
+
+    @property
+    def _prefix(self) -> str:
+        return f"part-{self.shard.index:04d}-"
+
+    def _take_shard(self) -> FileLock:
+        path = self.generation.path / f"shard-{self.shard.index:04d}.lock"
+        try:
+            return FileLock(path, exclusive=True)
+        except LockedError as error:
+            self._pin.release()
+            raise LockedError(
+                f"shard {self.shard} of {self.generation.path} is being written: {error}. Two writers would "
+                "do the same work; stop that process, or take another shard. A dead process holds nothing"
+            ) from None
+        except OSError as error:
+            self._pin.release()
+            raise disk_error(path, 4096, error) from error
+
+    def _discard_leftovers(self) -> int:
+        # This shard's lock is ours, so whoever made them is dead.
+        leftovers = [
+            path for path in self.generation.leftovers() if path.name.startswith(TEMPORARY + self._prefix)
+        ]
+        for path in leftovers:
+            shutil.rmtree(path)
+        return len(leftovers)
+
+    def _next_number(self) -> int:
+        numbers = [
+            int(path.name.removeprefix(self._prefix))
+            for path in self.generation.part_paths()
+            if path.name.startswith(self._prefix)
+        ]
+        return max(numbers, default=0) + 1
+
+    def _buffered_bytes(self) -> int:
+        return sum(_packed_bytes(image) for image in self._buffer)
+
+
+def _packed_bytes(labels: ImageLabels) -> int:
+    raw = labels.instances.raw_masks
+    return labels.instances.masks.bits.nbytes + (0 if raw is None else raw.bits.nbytes)

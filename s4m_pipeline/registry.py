@@ -1,8 +1,18 @@
 """The one place that fills mmengine's registries: mmdet's modules and ours."""
 
+import importlib
 from functools import cache
 
 from s4m_pipeline.ops import stand_in_for_missing_ops
+
+MODULES = (
+    "s4m_pipeline.engine.dataset",
+    "s4m_pipeline.engine.optim",
+    "s4m_pipeline.engine.seeding",
+    "s4m_pipeline.evaluation.metric",
+    "s4m_pipeline.models.mask2former",
+)
+"""Our modules that register something a config may name."""
 
 
 @cache
@@ -16,3 +26,5 @@ def register_all() -> None:
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=True)
+    for module in MODULES:
+        importlib.import_module(module)

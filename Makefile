@@ -1,0 +1,61 @@
+# Everything runs in this clone's own .venv. `make` alone lists the targets.
+
+PYTHON ?= python3.11 python3.12 python3 python
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+INSTALLED := $(VENV)/.installed
+
+# One thread per process: tests run in two processes, and small models gain nothing from more.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test lint format types ops
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Install the tested versions into .venv (PYTHON=path chooses the interpreter)
+
+# A name such as python3.11 may be a launcher without an interpreter behind it, so each is tried by running it.
+$(INSTALLED): pyproject.toml constraints.txt
+	@set -e; found=; \
+	if ! $(BIN)/python -c '' 2>/dev/null; then \
+	  for candidate in $(PYTHON); do \
+	    if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	      2>/dev/null; then found=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "make setup: none of '$(PYTHON)' is a working Python 3.11 or 3.12 with venv." >&2; \
+	    echo "Install one (Debian, Ubuntu: python3.11 and python3.11-venv), or name it: make setup PYTHON=/path/to/python" >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$found" -m venv --clear $(VENV); \
+	fi
+	@echo "Installing the packages named in constraints.txt into $(VENV) (a few minutes the first time)"
+	@$(PIP) --quiet --no-deps -r constraints.txt
+	@$(PIP) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## Draw the demo scenes, train a teacher on them and evaluate it
+	$(BIN)/s4m data demo data/demo
+	$(BIN)/s4m pretrain-teacher configs/demo/teacher.py
+	$(BIN)/s4m evaluate configs/demo/teacher.py
+
+test: setup ## Run the tests
+	$(BIN)/pytest -n 2
+
+lint: setup ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## Mend style and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## Check the types
+	$(BIN)/mypy
+
+ops: setup ## Compile mmcv's operators: 10 minutes on two cores; needs a C++ compiler (on a GPU also nvcc)
+	MMCV_WITH_OPS=1 $(PIP) --no-deps --force-reinstall --no-cache-dir \
+	  --no-build-isolation --no-binary onedl-mmcv "$$(grep '^onedl-mmcv==' constraints.txt)"

@@ -193,11 +193,13 @@ class BatchedSam:
 
     def _encode_batch(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings at strides 4, 8 and 16 of prepared images."""
-        network = self.network
-        stride_4, stride_8, tokens = network.forward_image(batch)["backbone_fpn"]
+        network, decoder = self.network, self.network.sam_mask_decoder
+        pyramid = network.image_encoder(batch)["backbone_fpn"]
+        # sam2's neck adds up its levels in fp32, so they come out in either type.
+        stride_4, stride_8, tokens = (level.to(self.dtype) for level in pyramid)
         if network.directly_add_no_mem_embed:
-            tokens = tokens + network.no_mem_embed.reshape(1, -1, 1, 1)
-        return stride_4, stride_8, tokens.to(self.dtype)
+            tokens = tokens + network.no_mem_embed.reshape(1, -1, 1, 1).to(self.dtype)
+        return decoder.conv_s0(stride_4), decoder.conv_s1(stride_8), tokens
 
     def _decode_chunk(
         self,

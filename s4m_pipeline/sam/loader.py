@@ -1,11 +1,10 @@
 """Find, check and load SAM 2 weights: a hub name, a local file, or the nano model that is shipped.
 
 Nothing here runs code from a file: weights are read as tensors only, and a YAML may instantiate only the
-classes of `ALLOWED_TARGETS` and of our own nano model.
+classes of `ALLOWED_TARGETS`.
 """
 
 import hashlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 from sam2.modeling.sam2_base import SAM2Base
@@ -40,9 +38,9 @@ ALLOWED_TARGETS = frozenset(
         "sam2.modeling.memory_encoder.MemoryEncoder",
         "sam2.modeling.position_encoding.PositionEmbeddingSine",
         "sam2.modeling.sam.transformer.RoPEAttention",
+        "s4m_pipeline.sam.nano.model.NanoSam2",
     }
 )
-NANO_TARGET_MODULE = "s4m_pipeline.sam.nano.model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +152,7 @@ def _read_config(path: Path) -> DictConfig:
         raise UserError(
             f"sam.config: {path} has no `model:` mapping. Expected the form of sam2's own YAML files."
         )
-    refused = sorted({target for target in _targets(architecture) if not _is_allowed(target)})
+    refused = sorted({*_targets(architecture)} - ALLOWED_TARGETS)
     if refused:
         raise UserError(
             f"sam.config: {path} wants to instantiate {', '.join(refused)}. Only SAM 2's own modules are "
@@ -173,20 +171,16 @@ def _targets(node: object) -> list[str]:
     return []
 
 
-def _is_allowed(target: str) -> bool:
-    module, _, name = target.rpartition(".")
-    return target in ALLOWED_TARGETS or (module == NANO_TARGET_MODULE and name.isidentifier())
-
-
 def _load_weights(network: SAM2Base, path: Path) -> None:
     if not path.is_file():
         raise UserError(f"sam.model: no such file: {path}. Expected SAM 2 weights (.pt or .safetensors).")
     try:
         state = _read_tensors(path)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"sam.model: {path} could not be read as plain tensors: {str(error).splitlines()[0]} "
-            f"It is damaged, or it holds code, which is never run. Fetch it again or convert it to "
+            f"sam.model: {path} could not be read as plain tensors: {reason}\n"
+            f"It is damaged, or it holds code, which is never run. Fetch it again, or convert it to "
             f".safetensors."
         ) from error
     network.load_state_dict(_checked_state(state, network, path))

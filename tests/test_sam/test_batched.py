@@ -1,4 +1,4 @@
-"""Laws of the batched model: neither the composition of batches and chunks nor a full device changes results."""
+"""Laws of the batched model: neither the make-up of batches and chunks nor a full device changes results."""
 
 import pytest
 import torch

@@ -24,7 +24,7 @@ def points_xy_px(small_embeddings: ImageEmbeddings) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def plain_tokens(small_sam: BatchedSam, small_embeddings: ImageEmbeddings, points_xy_px: torch.Tensor):
-    """(B, P, C, h, w) from the decoder's own forward, one prompt at a time: its transformer's second output."""
+    """(B, P, C, h, w) from sam2's own forward, one prompt at a time: its transformer's second output."""
     decoder, encoder = small_sam.network.sam_mask_decoder, small_sam.network.sam_prompt_encoder
     caught = []
     hook = decoder.transformer.register_forward_hook(lambda *call: caught.append(call[-1][1]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s4m_pipeline.data.findings import Findings, Problem
-from s4m_pipeline.data.images import MAX_PIXELS
+from s4m_pipeline.data.limits import MAX_PIXELS
 from s4m_pipeline.data.root import ImageRoot
 from s4m_pipeline.data.segmentation import mask_fault
 from s4m_pipeline.errors import UserError

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from s4m_pipeline.data.coco import CocoImage
 from s4m_pipeline.data.findings import Findings, Problem
-from s4m_pipeline.data.images import EXTENSIONS, MAX_PIXELS, ImageError, read_header
+from s4m_pipeline.data.images import EXTENSIONS, ImageError, read_header
+from s4m_pipeline.data.limits import MAX_PIXELS
 from s4m_pipeline.data.root import ImageRoot
 from s4m_pipeline.errors import UserError
 

@@ -11,16 +11,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from s4m_pipeline.data.findings import Problem
+from s4m_pipeline.data.limits import MAX_PIXELS
 from s4m_pipeline.errors import UserError
-
-MAX_PIXELS = 100_000_000
-"""Default limit on width x height; 100 megapixels decode to 300 MB."""
 
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File name endings (in small letters) that a folder of images is searched for."""
 
 # An explicit list: Pillow also reads formats that run other programs, such as PostScript.
-_FORMATS = ("BMP", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {

@@ -35,3 +35,9 @@ class ImageRoot:
         if name not in self._subfolders:
             self._subfolders[name] = (self.folder / name).resolve()
         return self._subfolders[name]
+
+
+def images_beside(json_path: Path) -> Path:
+    """Where the images are when nobody says: `train/` beside `train.json`, else the folder of the JSON."""
+    folder = json_path.with_suffix("")
+    return folder if folder.is_dir() else json_path.parent

@@ -16,7 +16,7 @@ from cache.atomic import atomic_folder
 from cache.errors import CacheError, DamagedError, reading
 from cache.masks import offsets, packed_sizes
 from cache.records import ImageLabels, pack_columns
-from cache.schema import BITS, COLUMNS, FORMAT, SHARED_CHUNKS, VERSION, write_arrays
+from cache.schema import BITS, COLUMNS, FORMAT, SHARD_FILE, VERSION, write_arrays
 
 MANIFEST = "MANIFEST.json"
 
@@ -56,7 +56,7 @@ class Part:
             DamagedError: if a file is not as written.
         """
         for name in self.files:
-            if not name.endswith(SHARED_CHUNKS):
+            if not name.endswith(SHARD_FILE):
                 self.check_file(name)
         columns: dict[str, NDArray[Any]] = {name: np.asarray(self._array(name)[...]) for name in COLUMNS}
         if not np.array_equal(columns["image_id"], self.image_ids):
@@ -88,9 +88,9 @@ class Part:
         except CacheError:
             raise
         except Exception as error:  # whatever a codec raises on bytes that it cannot make sense of
-            raise DamagedError(self.path / name / SHARED_CHUNKS, str(error), ids) from error
+            raise DamagedError(self.path / name / SHARD_FILE, str(error), ids) from error
         # Zarr answers zeros for a missing file, so look after the read that it is still there.
-        self._check_size(f"{name}/{SHARED_CHUNKS}")
+        self._check_size(f"{name}/{SHARD_FILE}")
         return bits
 
     def check_file(self, name: str) -> None:

@@ -104,9 +104,7 @@ class CacheReader:
 
     def column(self, name: str) -> NDArray[Any]:
         """One small array (see `schema.COLUMNS`) of all parts in a row: for counts and histograms."""
-        return np.concatenate(
-            [np.zeros(0, COLUMNS[name].dtype), *(part.columns[name] for part in self._parts)]
-        )
+        return np.concatenate([COLUMNS[name].empty(), *(part.columns[name] for part in self._parts)])
 
     @property
     def size_bytes(self) -> int:

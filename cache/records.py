@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cache.errors import CacheError
-from cache.masks import Box, Masks, iou
+from cache.masks import Box, Masks, iou, offsets
+from cache.schema import BITS, COLUMNS
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,26 +134,24 @@ def _check_boxes(where: str, boxes: NDArray[np.int32], labels: ImageLabels) -> N
         )
 
 
-def pack_columns(images: Sequence[ImageLabels]) -> dict[str, NDArray[np.generic]]:
+def pack_columns(images: Sequence[ImageLabels]) -> dict[str, NDArray[Any]]:
     """The arrays of one part (see `schema`) for these images, in this order."""
     instances = [image.instances for image in images]
     raw = [entry.raw_masks for entry in instances if entry.raw_masks is not None]
-    counts = np.array([len(entry) for entry in instances], np.int64)
-    zero = Instances.create(masks=Masks.empty(0), labels=[], scores=[])
-
-    def joined(name: str) -> NDArray[np.generic]:
-        return np.concatenate([getattr(entry, name) for entry in [zero, *instances]])
-
+    rows: dict[str, list[NDArray[Any]]] = {
+        "bbox": [entry.masks.boxes for entry in instances],
+        "raw_bbox": [masks.boxes for masks in raw],
+        "label": [entry.labels for entry in instances],
+        "score": [entry.scores for entry in instances],
+        "pred_iou": [entry.pred_ious for entry in instances],
+        "raw_iou": [entry.raw_ious for entry in instances],
+        "bits": [entry.masks.bits for entry in instances],
+        "raw_bits": [masks.bits for masks in raw],
+    }
+    specs = COLUMNS | BITS
     return {
         "image_id": np.array([image.image_id for image in images], np.int64),
         "image_hw": np.array([(image.height, image.width) for image in images], np.int32).reshape(-1, 2),
-        "inst_ptr": np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
-        "bbox": np.concatenate([zero.masks.boxes, *(entry.masks.boxes for entry in instances)]),
-        "raw_bbox": np.concatenate([zero.masks.boxes, *(masks.boxes for masks in raw)]),
-        "label": joined("labels"),
-        "score": joined("scores"),
-        "pred_iou": joined("pred_ious"),
-        "raw_iou": joined("raw_ious"),
-        "bits": np.concatenate([zero.masks.bits, *(entry.masks.bits for entry in instances)]),
-        "raw_bits": np.concatenate([zero.masks.bits, *(masks.bits for masks in raw)]),
+        "inst_ptr": offsets(np.array([len(entry) for entry in instances], np.int64)),
+        **{name: np.concatenate([specs[name].empty(), *arrays]) for name, arrays in rows.items()},
     }

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -21,37 +22,38 @@ ZSTD_LEVEL = 9
 CODECS = (ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec())
 """After the little-endian bytes. Named in full because Zarr's default has no checksum."""
 
-SHARED_CHUNKS = "c/0"
+SHARD_FILE = "c.0"
 """Key of the one shard file of `bits` and `raw_bits`, inside the array's folder."""
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a part. N images, M instances, B packed bytes of all refined, R of all teacher's masks."""
+    """One array of a part: its dtype and, of two dimensions, the second."""
 
     dtype: str
-    axis: str
     width: int | None = None
 
-    def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
-        """Shape for the given sizes, e.g. `{"N": 3, "N+1": 4, "M": 20, "B": 812, "R": 790}`."""
-        return (sizes[self.axis],) if self.width is None else (sizes[self.axis], self.width)
+    def empty(self) -> NDArray[Any]:
+        """An array without rows."""
+        return np.zeros((0,) if self.width is None else (0, self.width), self.dtype)
 
 
 COLUMNS = {
-    "image_id": ArraySpec("int64", "N"),
-    "image_hw": ArraySpec("int32", "N", 2),
-    "inst_ptr": ArraySpec("int64", "N+1"),
-    "bbox": ArraySpec("int32", "M", 4),
-    "raw_bbox": ArraySpec("int32", "M", 4),
-    "label": ArraySpec("int16", "M"),
-    "score": ArraySpec("float32", "M"),
-    "pred_iou": ArraySpec("float32", "M"),
-    "raw_iou": ArraySpec("float32", "M"),
+    # one row for each of N images; inst_ptr has N + 1
+    "image_id": ArraySpec("int64"),
+    "image_hw": ArraySpec("int32", 2),
+    "inst_ptr": ArraySpec("int64"),
+    # one row for each of M instances
+    "bbox": ArraySpec("int32", 4),
+    "raw_bbox": ArraySpec("int32", 4),
+    "label": ArraySpec("int16"),
+    "score": ArraySpec("float32"),
+    "pred_iou": ArraySpec("float32"),
+    "raw_iou": ArraySpec("float32"),
 }
 """Arrays in a single chunk, read once when a part is first touched."""
 
-BITS = {"bits": ArraySpec("uint8", "B"), "raw_bits": ArraySpec("uint8", "R")}
+BITS = {"bits": ArraySpec("uint8"), "raw_bits": ArraySpec("uint8")}
 """Packed masks, in compressed chunks of CHUNK_BYTES inside one shard file."""
 
 
@@ -73,6 +75,8 @@ def write_arrays(folder: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
             serializer=BytesCodec(endian="little"),
             compressors=CODECS,
             fill_value=0,
+            # Dots keep all files of an array in its own folder: half as many folders to create and to sync.
+            chunk_key_encoding={"name": "default", "separator": "."},
             config={"write_empty_chunks": True},
         )
         array[...] = values

@@ -1,0 +1,222 @@
+"""Checkpoints that are written whole or not at all, and read without running anything stored in them."""
+
+import functools
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.fileio import register_backend
+from mmengine.fileio.backends import LocalBackend
+from mmengine.logging import HistoryBuffer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cache.atomic import atomic_path, write_bytes
+from s4m_pipeline.errors import UserError
+
+ATOMIC = {"backend": "atomic"}
+"""`backend_args` that make mmengine's CheckpointHook write through `AtomicBackend`."""
+
+_CLASS_TENSORS = ("panoptic_head.cls_embed.", "panoptic_head.loss_cls.")
+"""Tensors whose shape or meaning follows the list of classes."""
+
+
+@register_backend("atomic")
+class AtomicBackend(LocalBackend):
+    """mmengine's local files, with writing that a crash cannot leave half done."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes to a temporary name, sync, and rename."""
+        write_bytes(Path(filepath), obj)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, with the classes they were trained for (None where the file does not say)."""
+
+    path: Path
+    tensors: dict[str, Tensor] = field(repr=False)
+    classes: tuple[str, ...] | None
+
+
+def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """Read a .pth file on the CPU without executing code from it.
+
+    Besides tensors and plain containers, NumPy arrays and mmengine's `HistoryBuffer` are allowed.
+
+    Args:
+        trust: read a file whose pickle runs code, because it is one's own.
+
+    Raises:
+        UserError: if the file is missing, damaged, or holds code and is not trusted.
+    """
+    _require(path)
+    try:
+        with torch.serialization.safe_globals(_allowed_globals()):
+            return torch.load(path, map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is a pickle with more than weights in it; loading it would run its code ({reason}).\n"
+            "Expected: tensors in plain containers. Convert it to .safetensors where it came from, "
+            "or pass --trust-checkpoint if you made it yourself."
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged or no checkpoint: {error}\nDelete it, or copy it again from where it came from."
+        ) from error
+
+
+def read_weights(path: Path, *, trust: bool = False) -> Weights:
+    """Read the tensors of a .safetensors file or of a training checkpoint (.pth) on the CPU.
+
+    Raises:
+        UserError: as `load_checkpoint`.
+    """
+    if path.suffix == ".safetensors":
+        _require(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                classes = json.loads((file.metadata() or {}).get("classes", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+        except SafetensorError as error:
+            raise UserError(
+                f"{path} is damaged: {error}\nDelete it, or copy it again from where it came from."
+            ) from error
+    else:
+        checkpoint = load_checkpoint(path, trust=trust)
+        tensors = checkpoint.get("state_dict", checkpoint)
+        meta = checkpoint.get("meta", {})
+        classes = meta.get("dataset_meta", {}).get("classes") if isinstance(meta, Mapping) else None
+    return Weights(path, dict(tensors), tuple(classes) if classes else None)
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], classes: tuple[str, ...], **about: str) -> None:
+    """Write a .safetensors file atomically, with the class names and further texts in its header."""
+    metadata = {"classes": json.dumps(classes), **about}
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+
+
+def require_classes(weights: Weights, classes: tuple[str, ...], source: str) -> None:
+    """Refuse weights that were trained for other classes.
+
+    Args:
+        classes: names that are expected, in the order of the labels.
+        source: where `classes` come from, for the message.
+
+    Raises:
+        UserError: with both lists.
+    """
+    if weights.classes is not None and weights.classes != classes:
+        raise UserError(
+            f"{weights.path} was trained for other classes.\n"
+            f"  checkpoint ({len(weights.classes)}): {', '.join(weights.classes)}\n"
+            f"  {source} ({len(classes)}): {', '.join(classes)}\n"
+            "Use the data set it belongs to. To start training from it without its class layer, "
+            "pass --allow-partial."
+        )
+
+
+def load_weights(model: nn.Module, weights: Weights) -> None:
+    """Put weights into a model; every tensor of both must match.
+
+    Raises:
+        UserError: naming what is missing, unknown, or of another shape.
+    """
+    faults = _mismatches(model, weights.tensors)
+    faults += [f"{name}: not in the file" for name in model.state_dict() if name not in weights.tensors]
+    _refuse_mismatch(weights.path, faults, "Evaluate with the config that the checkpoint was trained with.")
+    model.load_state_dict(weights.tensors)
+
+
+def initialise(model: nn.Module, weights: Weights, classes: tuple[str, ...], *, allow_partial: bool) -> str:
+    """Start a model from weights that may cover only a part of it (a backbone, say).
+
+    Args:
+        classes: the model's classes; weights for others are refused, or with `allow_partial` taken
+            without what depends on the classes.
+        allow_partial: also pass over tensors that the model lacks or holds in another shape.
+
+    Returns:
+        One line on what was taken.
+
+    Raises:
+        UserError: on other classes, or on tensors that do not fit, unless `allow_partial`.
+    """
+    tensors = weights.tensors
+    if allow_partial and weights.classes != classes:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(_CLASS_TENSORS)}
+    elif not allow_partial:
+        require_classes(weights, classes, "labelled data")
+        _refuse_mismatch(
+            weights.path, _mismatches(model, tensors), "Pass --allow-partial to start from what fits."
+        )
+    own = model.state_dict()
+    fitting = {
+        name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape
+    }
+    model.load_state_dict(fitting, strict=False)
+    return f"{len(fitting)} of {len(own)} tensors start from {weights.path}"
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint `iter_N.pth` with the highest N, or None."""
+    return max(folder.glob("iter_*.pth"), key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Steps done when `iter_N.pth` was written."""
+    return int(checkpoint.stem.removeprefix("iter_"))
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"No checkpoint at {path}.\nExpected a .safetensors or .pth file.")
+
+
+def _mismatches(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    own = model.state_dict()
+    faults = []
+    for name, value in tensors.items():
+        if name not in own:
+            faults.append(f"{name}: not in the model")
+        elif own[name].shape != value.shape:
+            faults.append(f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the model")
+    return faults
+
+
+def _refuse_mismatch(path: Path, faults: list[str], remedy: str) -> None:
+    if faults:
+        shown = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
+        raise UserError(f"{path} does not fit the model of this config:\n  {shown}\n{remedy}")
+
+
+@functools.cache
+def _allowed_globals() -> list[Any]:
+    reconstruct = np.empty(0).__reduce__()[0]
+    dtypes = {type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "uint8", "float32", "float64")}
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        reconstruct,
+        scalar,
+        np.ndarray,
+        np.dtype,
+        *dtypes,
+        HistoryBuffer,
+        # HistoryBuffer pickles its own methods as getattr(HistoryBuffer, name).
+        (_getattr_of_history_buffer, "builtins.getattr"),
+        (_getattr_of_history_buffer, "__builtin__.getattr"),
+    ]
+
+
+def _getattr_of_history_buffer(owner: Any, name: str) -> Any:
+    if owner is not HistoryBuffer or name.startswith("_"):
+        raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is not allowed")
+    return getattr(owner, name)

@@ -1,0 +1,88 @@
+"""A COCO data set as mmdet's pipelines want it, read by our own checked reader."""
+
+from pathlib import Path
+from typing import Any
+
+from mmcv.transforms import BaseTransform
+from mmdet.datasets import BaseDetDataset
+from mmdet.registry import DATASETS, TRANSFORMS
+
+from s4m_pipeline.data.coco import load_coco
+from s4m_pipeline.data.images import read_rgb
+
+
+@DATASETS.register_module()
+class CocoInstances(BaseDetDataset):
+    """Images and instances of a COCO JSON; labels are numbered in the order of the category ids.
+
+    Unlike mmdet's CocoDataset, paths cannot leave the image folder and labels never depend on the order
+    in which the JSON lists its categories. Images without objects are kept: they teach "no object".
+
+    Args:
+        annotations: COCO JSON.
+        images: folder of the images.
+        pipeline: mmdet transforms.
+        test_mode: load what has no usable annotation as well.
+
+    Raises:
+        UserError: all errors of the JSON in one message.
+    """
+
+    def __init__(
+        self, annotations: str, images: str, pipeline: list[dict[str, Any]], test_mode: bool = False
+    ) -> None:
+        self._coco = load_coco(Path(annotations), Path(images), labelled=not test_mode)
+        super().__init__(
+            ann_file=annotations,
+            metainfo={"classes": tuple(self._coco.class_names)},
+            pipeline=pipeline,
+            test_mode=test_mode,
+        )
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One record per image; boxes xyxy in pixels, crowd regions flagged as ignored."""
+        coco = self._coco
+        del self._coco  # mmengine keeps its own packed copy, which workers share
+        labels = {category.id: category.label for category in coco.categories}
+        return [
+            {
+                "img_path": str(image.path),
+                "img_id": image.id,
+                "height": image.height,
+                "width": image.width,
+                "instances": [
+                    _instance(annotation, labels)
+                    for annotation in coco.annotations.get(image.id, [])
+                    if annotation["id"] in coco.usable or annotation["iscrowd"]
+                ],
+            }
+            for image in coco.images
+        ]
+
+
+def _instance(annotation: dict[str, Any], labels: dict[int, int]) -> dict[str, Any]:
+    x, y, width, height = annotation["bbox"]
+    return {
+        "bbox": [x, y, x + width, y + height],
+        "bbox_label": labels[annotation["category_id"]],
+        "mask": annotation["segmentation"],
+        "ignore_flag": annotation["iscrowd"],
+    }
+
+
+@TRANSFORMS.register_module()
+class LoadRGB(BaseTransform):
+    """Reads an image file by the project's one conversion: upright, RGB, uint8.
+
+    The model's preprocessor must therefore not swap channels (`bgr_to_rgb=False`).
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add `img` (H, W, 3) uint8 and its sizes.
+
+        Raises:
+            UserError: naming the file, if it cannot be read.
+        """
+        image, _ = read_rgb(Path(results["img_path"]))
+        results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+        return results

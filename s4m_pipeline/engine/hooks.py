@@ -1,0 +1,232 @@
+"""What happens around each training step: metrics, stopping on a signal, and recovery from NaN."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, master_only
+from mmengine.hooks import CheckpointHook, Hook
+
+from cache.atomic import write_text
+from s4m_pipeline.engine.checkpoint import latest_checkpoint
+from s4m_pipeline.engine.progress import TrainingProgress
+from s4m_pipeline.errors import UserError
+
+
+class Interrupted(Exception):
+    """Training stopped by a signal after everything was saved.
+
+    Args:
+        signal_number: SIGINT or SIGTERM.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+class MetricsHook(Hook):
+    """Writes the mean of every loss over `every` steps to metrics.jsonl, the visualizer and the console.
+
+    Args:
+        path: metrics.jsonl; lines after the step that a run resumes from are dropped.
+        every: steps per line.
+        progress: what is shown on the console.
+    """
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(self, path: Path, every: int, progress: TrainingProgress) -> None:
+        self.path = path
+        self.every = every
+        self.progress = progress
+        self.sums: dict[str, torch.Tensor] = {}
+        self.steps = 0
+        self.data_s = 0.0
+
+    def before_train(self, runner: Any) -> None:
+        self._drop_lines_after(runner.iter)
+        self.progress.start(runner.iter)
+        self.began = self.step_ended = time.perf_counter()
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        self.data_s += time.perf_counter() - self.step_ended
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        for name, value in outputs.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+        self.steps += 1
+        step = runner.iter + 1
+        self.progress.advance(step)
+        if step % self.every == 0 or step == runner.max_iters:
+            self._write_losses(runner, step)
+        self.step_ended = time.perf_counter()
+
+    def before_val_epoch(self, runner: Any) -> None:
+        self.val_began = time.perf_counter()
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        if not metrics:  # a pass that a signal cut short
+            return
+        took_s = time.perf_counter() - self.val_began
+        self._append(
+            {
+                "step": runner.iter,
+                "seconds": round(took_s, 2),
+                **{f"val_{name}": value for name, value in metrics.items()},
+            }
+        )
+        runner.visualizer.add_scalars(
+            {f"val/{name}": value for name, value in metrics.items()}, step=runner.iter
+        )
+        self.progress.note(f"step {runner.iter}  validation  " + _shown(metrics))
+        self.began += time.perf_counter() - self.val_began
+        self.step_ended = time.perf_counter()
+
+    def _write_losses(self, runner: Any, step: int) -> None:
+        losses = {name: round(float(value) / self.steps, 5) for name, value in self.sums.items()}
+        timing = {
+            "seconds_per_step": round((time.perf_counter() - self.began) / self.steps, 4),
+            "data_seconds_per_step": round(self.data_s / self.steps, 4),
+        }
+        memory = {}
+        if torch.cuda.is_available():
+            memory["memory_mb"] = torch.cuda.max_memory_allocated() >> 20
+        learning = {
+            "lr": runner.optim_wrapper.get_lr()["lr"][-1],
+            "grad_norm": round(runner.optim_wrapper.grad_norm, 5),
+        }
+        self._append({"step": step, **losses, **learning, **timing, **memory})
+        runner.visualizer.add_scalars(
+            {f"train/{name}": value for name, value in {**losses, **learning}.items()}, step=step
+        )
+        self.progress.losses(step, losses["loss"], timing["seconds_per_step"])
+        self.sums, self.steps, self.data_s = {}, 0, 0.0
+        self.began = time.perf_counter()
+
+    @master_only
+    def _append(self, record: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    @master_only
+    def _drop_lines_after(self, step: int) -> None:
+        """Keep metrics.jsonl in step with the checkpoint: after a kill it may be ahead, or end in half a line."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        complete = [line for line in lines if line.endswith("}")]
+        write_text(self.path, "".join(f"{line}\n" for line in complete if json.loads(line)["step"] <= step))
+
+
+class StopOnSignal(Hook):
+    """On SIGTERM or SIGINT: finish the step, save, and raise `Interrupted`.
+
+    In distributed training all ranks stop at the same step.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def install(self) -> None:
+        """Take over both signals; a second one of the same kind kills as usual."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        self._stop_if_asked(runner, runner.iter + 1)
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        if self._asked():
+            # Ends the pass early, so that the averaging hook puts the trained weights back before saving.
+            runner.call_hook("after_val_epoch", metrics={})
+            self._stop_if_asked(runner, runner.iter)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def _asked(self) -> int:
+        asked = torch.tensor(self.received)
+        all_reduce(asked, "max")
+        return int(asked)
+
+    def _stop_if_asked(self, runner: Any, step: int) -> None:
+        number = self._asked()
+        if not number:
+            return
+        save_now(runner, step)
+        raise Interrupted(number)
+
+
+def save_now(runner: Any, step: int) -> None:
+    """Write the checkpoint of `step` (steps done so far), unless it is there already."""
+    if Path(runner.work_dir, f"iter_{step}.pth").exists():
+        return
+    (saver,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    saver._save_checkpoint_with_step(runner, step, meta={"epoch": 0, "iter": step})
+
+
+class RecoverFromNaN(Hook):
+    """After several skipped steps in a row goes back to the last checkpoint; gives up at the third time.
+
+    Args:
+        patience: skipped steps in a row that are tolerated.
+        attempts: how often training may go back before it stops.
+    """
+
+    priority = "ABOVE_NORMAL"
+
+    def __init__(self, patience: int = 3, attempts: int = 3) -> None:
+        self.patience = patience
+        self.attempts = attempts
+        self.in_a_row = 0
+        self.returns = 0
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        if not runner.optim_wrapper.failed:
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        images = [sample.img_id for sample in data_batch["data_samples"]]
+        runner.logger.warning(f"step {runner.iter + 1} skipped: gradients not finite; image ids {images}")
+        if self.in_a_row < self.patience:
+            return
+        self.in_a_row = 0
+        self.returns += 1
+        checkpoint = latest_checkpoint(Path(runner.work_dir))
+        if checkpoint is None or self.returns >= self.attempts:
+            raise UserError(
+                f"The loss or its gradients are not finite (NaN or Inf) at step {runner.iter + 1}, "
+                f"{self.patience} steps in a row, for the {self.returns}. time.\n"
+                f"Image ids of the last batch: {images}\n"
+                "Look at these images and their annotations; lower optim_wrapper.optimizer.lr, "
+                "or train with teacher.precision=fp32."
+            )
+        runner.restore_weights(checkpoint)
+        runner.logger.warning(f"back to the weights of {checkpoint}")
+
+
+def last_validation(metrics: Path) -> dict[str, Any]:
+    """The latest validation recorded in a metrics.jsonl: `step`, `AP`, `AP50`, `AP75`; empty without one."""
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    found = [record for record in records if "val_AP" in record]
+    if not found:
+        return {}
+    return {key.removeprefix("val_"): value for key, value in found[-1].items() if key != "seconds"}
+
+
+def _shown(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.1f}" for name, value in metrics.items())

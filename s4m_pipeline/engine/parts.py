@@ -1,0 +1,122 @@
+"""What the Runner is built from: our settings turned into mmengine's config dicts."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+from s4m_pipeline.engine.checkpoint import ATOMIC
+
+TORCHVISION = "torchvision://"
+
+
+def model_config(model: Mapping[str, Any], num_classes: int, init_from: str | None = None) -> ConfigDict:
+    """A Mask2Former config with everything filled in that follows from the number of object classes.
+
+    The class weight of "no object" is 0.1 (Mask2Former; S4M keeps it).
+
+    Args:
+        init_from: initial weights; `torchvision://NAME` is left to mmdet, which fetches them for the backbone.
+    """
+    model = ConfigDict(copy.deepcopy(dict(model)))  # mmdet's constructors need mmengine's kind of dict
+    if init_from is not None and init_from.startswith(TORCHVISION):
+        model["backbone"]["init_cfg"] = {"type": "Pretrained", "checkpoint": init_from}
+    for part in ("panoptic_head", "panoptic_fusion_head"):
+        model[part].update(num_things_classes=num_classes, num_stuff_classes=0)
+    model["panoptic_head"]["loss_cls"]["class_weight"] = [1.0] * num_classes + [0.1]
+    return model
+
+
+def coco_dataset(annotations: Path, images: Path, pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Config of a COCO data set with its transforms."""
+    return {
+        "type": "CocoInstances",
+        "annotations": str(annotations.absolute()),
+        "images": str(images.absolute()),
+        "pipeline": list(pipeline),
+    }
+
+
+def train_dataloader(
+    dataset: Mapping[str, Any], *, batch_size: int, workers: int, seed: int
+) -> dict[str, Any]:
+    """Config of an endless loader whose batches depend on `seed` and the step alone."""
+    return {
+        "dataset": {"type": "SeededDataset", "dataset": dataset},
+        "sampler": {"type": "SeededSampler", "seed": seed},
+        "batch_size": batch_size,
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+    }
+
+
+def eval_dataloader(dataset: Mapping[str, Any], *, workers: int) -> dict[str, Any]:
+    """Config of a loader that gives each image once, one at a time (sizes differ), in order."""
+    return {
+        "dataset": {**dataset, "test_mode": True},
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "batch_size": 1,
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+    }
+
+
+def optim_wrapper(config: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """Config of the optimizer wrapper that skips non-finite steps, in `precision` where there is a GPU.
+
+    Args:
+        config: mmengine's `optimizer`, `paramwise_cfg`, `clip_grad`, `accumulative_counts`.
+        precision: "fp32", "bf16" or "fp16".
+    """
+    parts = {"clip_grad": {"max_norm": float("inf")}, **copy.deepcopy(dict(config))}
+    if precision == "fp32" or not torch.cuda.is_available():
+        return {**parts, "type": "FiniteOptimWrapper"}
+    # bf16 has the range of fp32 and needs no scale; the fixed scale 1 keeps the scaler's check for NaN and Inf.
+    scale = {"bf16": {"dtype": "bfloat16", "loss_scale": 1.0}, "fp16": {"dtype": "float16"}}[precision]
+    return {**parts, **scale, "type": "FiniteAmpOptimWrapper"}
+
+
+def schedulers(config: Sequence[Mapping[str, Any]], iterations: int) -> list[dict[str, Any]] | None:
+    """Learning-rate schedules by iteration; one that names no `end` ends with the training."""
+    return [{"by_epoch": False, "end": iterations, **part} for part in config] or None
+
+
+def default_hooks(*, every: int, keep: int) -> dict[str, Any]:
+    """Config of mmengine's standard hooks: the last `keep` checkpoints and the one of best mask AP are saved.
+
+    Its loggers are left out: they keep every value since the first step and store them in each checkpoint.
+    """
+    return {
+        "runtime_info": None,
+        "timer": None,
+        "logger": None,
+        "checkpoint": {
+            "type": "CheckpointHook",
+            "by_epoch": False,
+            "interval": every,
+            "max_keep_ckpts": keep,
+            "save_best": "AP",
+            "rule": "greater",
+            "backend_args": ATOMIC,
+        },
+    }
+
+
+def ema_hooks(keep: float | None) -> list[dict[str, Any]]:
+    """Config of the weight average that is validated and saved; `keep` is the share of the old average."""
+    if keep is None:
+        return []
+    return [{"type": "EMAHook", "momentum": 1 - keep}]
+
+
+def visualizer(*, tensorboard: bool) -> dict[str, Any]:
+    """Config of mmengine's metric sink besides metrics.jsonl."""
+    return {"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}] if tensorboard else []}
+
+
+def runner_switches(config: Mapping[str, Any]) -> Config:
+    """The settings that mmengine's Runner looks up by itself."""
+    return Config({key: config[key] for key in ("compile", "activation_checkpointing") if key in config})

@@ -1,0 +1,59 @@
+"""Progress of a training on the console: a bar in a terminal, plain lines elsewhere."""
+
+import time
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+class TrainingProgress:
+    """Shows step, loss, speed and time left.
+
+    Args:
+        console: where to; a quiet console shows nothing.
+        total: steps of the whole training.
+    """
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console = console
+        self.total = total
+        self.bar: Progress | None = None
+
+    def start(self, step: int) -> None:
+        """Begin (or go on) at `step`."""
+        self.first_step = step
+        self.began = time.perf_counter()
+        if self.console.is_terminal:
+            self.bar = Progress(
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("{task.description}"),
+                console=self.console,
+                transient=True,
+            )
+            self.task = self.bar.add_task("", total=self.total, completed=step)
+            self.bar.start()
+
+    def advance(self, step: int) -> None:
+        """`step` steps are done."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step)
+
+    def losses(self, step: int, loss: float, seconds_per_step: float) -> None:
+        """Mean loss and time per step of the latest stretch."""
+        left = timedelta(seconds=round((self.total - step) * seconds_per_step))
+        text = f"loss {loss:.3f}  {seconds_per_step:.2f} s/step  {left} left"
+        if self.bar is not None:
+            self.bar.update(self.task, description=text)
+        else:
+            self.note(f"step {step}/{self.total}  {text}")
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.stop()

@@ -1,0 +1,130 @@
+"""COCO mask average precision."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from s4m_pipeline.data.coco import CocoData
+
+_AREAS = ("all", "small", "medium", "large")
+_MAX_DETECTIONS = 100
+
+
+@dataclass(frozen=True)
+class MaskAP:
+    """Mask AP in percent, averaged over IoU 0.50 to 0.95 unless named otherwise; None where nothing counts."""
+
+    AP: float | None
+    AP50: float | None
+    AP75: float | None
+    AP_small: float | None
+    """Objects below 32 x 32 pixels."""
+    AP_medium: float | None
+    AP_large: float | None
+    """Objects from 96 x 96 pixels."""
+    per_class: dict[str, float | None]
+    """AP by class name, in label order."""
+    images: int
+    instances: int
+    """Usable ground-truth instances."""
+    predictions: int
+    backend: str
+    """Package that computed it."""
+
+
+def mask_ap(truth: CocoData, predictions: Sequence[dict[str, Any]], *, backend: str | None = None) -> MaskAP:
+    """Compare predicted with true masks as COCO does.
+
+    Args:
+        truth: the annotated images.
+        predictions: COCO results with `image_id`, `category_id`, `score` and `segmentation` (compressed RLE).
+        backend: "faster_coco_eval" or "pycocotools"; None takes the faster one where it is installed.
+    """
+    backend = backend or ("faster_coco_eval" if find_spec("faster_coco_eval") else "pycocotools")
+    precision_TRKAM, thresholds = _precision(truth, predictions, backend)
+
+    def mean(area: str = "all", iou: float | None = None, label: int | None = None) -> float | None:
+        chosen = precision_TRKAM[..., _AREAS.index(area), -1]
+        if iou is not None:
+            chosen = chosen[np.isclose(thresholds, iou)]
+        if label is not None:
+            chosen = chosen[:, :, label]
+        chosen = chosen[chosen > -1]
+        return round(100 * float(chosen.mean()), 4) if chosen.size else None
+
+    return MaskAP(
+        AP=mean(),
+        AP50=mean(iou=0.50),
+        AP75=mean(iou=0.75),
+        AP_small=mean("small"),
+        AP_medium=mean("medium"),
+        AP_large=mean("large"),
+        per_class={category.name: mean(label=category.label) for category in truth.categories},
+        images=len(truth.images),
+        instances=len(truth.usable),
+        predictions=len(predictions),
+        backend=backend,
+    )
+
+
+def coco_results(image_id: int, category_ids: Sequence[int], instances: Any) -> list[dict[str, Any]]:
+    """Predicted instances of one image as COCO results.
+
+    Args:
+        category_ids: COCO id of each label.
+        instances: mapping with `labels` (N,), `scores` (N,) and `masks` (N, H, W) bool tensors.
+    """
+    masks_HWN = instances["masks"].permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+    encoded = coco_mask.encode(np.asfortranarray(masks_HWN))
+    return [
+        {"image_id": image_id, "category_id": category_ids[label], "score": score, "segmentation": rle}
+        for label, score, rle in zip(
+            instances["labels"].tolist(), instances["scores"].tolist(), encoded, strict=True
+        )
+    ]
+
+
+def _precision(
+    truth: CocoData, predictions: Sequence[dict[str, Any]], backend: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (IoU thresholds, recalls, classes, areas, detection limits), -1 where undefined."""
+    thresholds = np.linspace(0.5, 0.95, 10)
+    if not predictions:
+        # Neither package accepts an empty list: a class with objects has precision 0, another has none.
+        counts = truth.class_counts(truth.images)
+        has_objects_K = np.array([counts[category.name] > 0 for category in truth.categories])
+        shape = (10, 101, len(has_objects_K), len(_AREAS), 1)
+        return np.where(has_objects_K[:, None, None], 0.0, -1.0) * np.ones(shape), thresholds
+    if backend == "faster_coco_eval":
+        from faster_coco_eval import COCO
+        from faster_coco_eval import COCOeval_faster as COCOeval
+    else:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # both packages print their progress
+        coco = COCO()
+        coco.dataset = _as_coco_document(truth)
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(list(predictions)), "segm")
+        evaluation.params.maxDets = [_MAX_DETECTIONS]
+        evaluation.params.catIds = [category.id for category in truth.categories]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"], np.asarray(evaluation.params.iouThrs)
+
+
+def _as_coco_document(truth: CocoData) -> dict[str, Any]:
+    return {
+        "images": [{"id": image.id, "width": image.width, "height": image.height} for image in truth.images],
+        "annotations": [
+            dict(entry) for image in truth.images for entry in truth.annotations.get(image.id, [])
+        ],
+        "categories": [{"id": category.id, "name": category.name} for category in truth.categories],
+    }

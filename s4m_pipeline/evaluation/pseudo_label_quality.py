@@ -1,0 +1,73 @@
+"""Segmentation quality and class accuracy of pseudo-labels (paper, supplement)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MATCH_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class LabelledMasks:
+    """The instances of one image: N labels (int) and N masks (N, H, W) bool."""
+
+    labels: NDArray[np.integer]
+    masks: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PseudoLabelQuality:
+    """Quality of a set of pseudo-labels, in percent; NaN where there is nothing to average."""
+
+    segmentation_quality: float
+    """SQ: mean IoU of true positives (same class, IoU above one half, one prediction per object)."""
+    class_accuracy: float
+    """CA: true positives / predictions."""
+    num_predictions: int
+    num_objects: int
+    mean_best_iou: float
+    """Mean over predictions of the IoU with the best object of any class: no threshold hides a change."""
+
+
+def pseudo_label_quality(
+    predictions: Sequence[LabelledMasks], truths: Sequence[LabelledMasks]
+) -> PseudoLabelQuality:
+    """SQ and CA over images; `predictions[i]` (by falling score) and `truths[i]` belong to the same image."""
+    matched: list[float] = []
+    best: list[float] = []
+    for predicted, truth in zip(predictions, truths, strict=True):
+        iou = mask_iou(predicted.masks, truth.masks)
+        best += iou.max(axis=1, initial=0.0).tolist()
+        same_class = predicted.labels[:, None] == truth.labels[None]
+        matched += match_iou(np.where(same_class, iou, 0.0))
+    num_predictions = sum(len(p.labels) for p in predictions)
+    return PseudoLabelQuality(
+        segmentation_quality=100 * float(np.mean(matched)) if matched else float("nan"),
+        class_accuracy=100 * len(matched) / num_predictions if num_predictions else float("nan"),
+        num_predictions=num_predictions,
+        num_objects=sum(len(t.labels) for t in truths),
+        mean_best_iou=100 * float(np.mean(best)) if best else float("nan"),
+    )
+
+
+def match_iou(iou: NDArray[np.float64]) -> list[float]:
+    """IoUs of the matches above one half, greedy by row (falling score); each column is matched once."""
+    free = iou.copy()
+    matched = []
+    for row in range(len(free)):
+        if free.shape[1] and free[row].max() > MATCH_IOU:
+            column = int(free[row].argmax())
+            matched.append(float(free[row, column]))
+            free[:, column] = 0.0
+    return matched
+
+
+def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(N, M) IoU of masks (N, H, W) and (M, H, W)."""
+    flat_a, flat_b = a.reshape(len(a), -1).astype(np.float32), b.reshape(len(b), -1).astype(np.float32)
+    intersection = (flat_a @ flat_b.T).astype(np.float64)
+    union = flat_a.sum(1)[:, None] + flat_b.sum(1)[None] - intersection
+    iou: NDArray[np.float64] = intersection / np.maximum(union, 1)
+    return iou

@@ -1,0 +1,1 @@
+"""Networks, as subclasses of mmdet's."""

@@ -1,0 +1,200 @@
+"""Where a stage's files are, and the record of its run."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import write_text
+from s4m_pipeline.errors import UserError
+
+TEACHER = "teacher"
+WEIGHTS = "weights.safetensors"
+
+_PACKAGES = (
+    "s4m-pipeline",
+    "torch",
+    "torchvision",
+    "onedl-mmdetection",
+    "onedl-mmengine",
+    "onedl-mmcv",
+    "rf-sam-2",
+    "numpy",
+)
+
+_FREE_TO_CHANGE = (
+    "teacher.workers",
+    "teacher.validate_every",
+    "teacher.checkpoint_every",
+    "teacher.keep_checkpoints",
+    "teacher.log_every",
+    "teacher.tensorboard",
+)
+"""Settings that do not change what is learnt: an interrupted run may go on with others."""
+
+
+def experiment_folder(config: Path, work_dir: Path | None) -> Path:
+    """The folder of all stages of an experiment: `work_dirs/<config name>` unless given."""
+    return work_dir or Path("work_dirs") / config.stem
+
+
+def teacher_weights(experiment: Path) -> Path:
+    """The finished teacher of an experiment.
+
+    Raises:
+        UserError: if there is none, with the command that makes it.
+    """
+    path = experiment / TEACHER / WEIGHTS
+    if not path.is_file():
+        raise UserError(
+            f"No finished teacher at {path}.\nMake it with: s4m pretrain-teacher CONFIG (same --work-dir)"
+        )
+    return path
+
+
+@dataclass
+class RunRecord:
+    """The run.json of a stage; every change is written at once and atomically."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def open(
+        cls, folder: Path, stage: str, config: Mapping[str, Any], data: Mapping[str, str], *, overwrite: bool
+    ) -> "RunRecord":
+        """Start a stage in `folder`, or go on with the interrupted run found there.
+
+        Args:
+            config: the whole config, as plain values.
+            data: sha256 of each file that the result depends on.
+            overwrite: delete the outputs of an earlier run first.
+
+        Raises:
+            UserError: if the folder holds a finished run, or an interrupted one of other settings or data.
+        """
+        path = folder / "run.json"
+        if overwrite:
+            _delete_outputs(folder)
+        earlier = read_run(folder)
+        if earlier is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            record = cls(
+                folder, {"stage": stage, "config": _plain(config), "data": dict(data), "sessions": []}
+            )
+        else:
+            if earlier["status"] == "finished":
+                raise UserError(
+                    f"{stage} is already finished in {folder} (result: {earlier['result']}).\n"
+                    "Use --overwrite to do it again, or another --work-dir."
+                )
+            _require_same(path, earlier, _plain(config), data)
+            earlier["config"] = _plain(config)
+            record = cls(folder, earlier)
+        record.content.update(status="running", versions=_versions(), git=_git_state(), result=None)
+        record.content["sessions"].append({"started": _now(), "host": platform.node()})
+        record._write()
+        return record
+
+    def note(self, **values: Any) -> None:
+        """Add to the entry of this session."""
+        self.content["sessions"][-1].update(values)
+        self._write()
+
+    def close(self, status: str, result: Mapping[str, Any] | None = None) -> None:
+        """End this session as "finished", "interrupted" or "failed"."""
+        self.content["sessions"][-1]["ended"] = _now()
+        self.content.update(status=status, result=result)
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self.folder / "run.json", json.dumps(self.content, indent=2) + "\n")
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """The content of a stage's run.json, or None where the stage has not begun."""
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        return content if "status" in content else None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}\nDelete it with its folder, or use --overwrite."
+        ) from error
+
+
+def _delete_outputs(folder: Path) -> None:
+    """Delete what a stage writes and nothing else: the folder may be the user's own."""
+    for pattern in ("run.json", "metrics.jsonl", "*.pth", "last_checkpoint", "*.safetensors", "log/*"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _require_same(
+    path: Path, earlier: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str, str]
+) -> None:
+    old = {**_flat(earlier["config"]), **{f"content of {k}": v for k, v in earlier["data"].items()}}
+    new = {**_flat(config), **{f"content of {k}": v for k, v in data.items()}}
+    differing = [
+        f"{key}: {old.get(key, 'absent')} then, {new.get(key, 'absent')} now"
+        for key in sorted({*old, *new})
+        if old.get(key, "absent") != new.get(key, "absent") and key not in _FREE_TO_CHANGE
+    ]
+    if differing:
+        raise UserError(
+            f"{path.parent} holds an interrupted run of other settings or data:\n  "
+            + "\n  ".join(differing[:10])
+            + "\nRepeat the earlier command to go on with it, use --overwrite to start anew, "
+            "or another --work-dir."
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        pairs = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list):
+        pairs = [(str(place), item) for place, item in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {k: v for key, item in pairs for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON would give it back: tuples as lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
+    return plain
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and cleanliness of the repository that this code runs from, or None where there is none."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

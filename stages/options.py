@@ -1,0 +1,251 @@
+"""Every setting of ours, as frozen dataclasses that are checked in full before any work starts."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from s4m_pipeline.errors import UserError
+
+Split = Literal["val", "test"]
+
+
+class OptionFaults(UserError):
+    """All faults of one group of options; `faults` holds one line each."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = list(faults)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where the images and their COCO annotations are. Relative paths start at `root`."""
+
+    root: str
+    """Folder of the data set."""
+    labelled: str
+    """COCO JSON of the labelled training images; class names and their order are taken from it."""
+    train_images: str
+    """Folder of the training images, labelled and unlabelled."""
+    val: str
+    """COCO JSON of the validation images."""
+    val_images: str
+    """Folder of the validation images."""
+    unlabelled: str | None = None
+    """COCO JSON of the unlabelled training images, or a folder of images."""
+    test: str | None = None
+    """COCO JSON of the test images, looked at last."""
+    test_images: str | None = None
+    """Folder of the test images."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if (self.test is None) != (self.test_images is None):
+            faults.append("data.test and data.test_images: give both or neither")
+        _refuse(faults)
+
+    def path(self, relative: str) -> Path:
+        """A path of this group, resolved against `root`."""
+        return Path(self.root).expanduser() / relative
+
+    def split(self, name: Split) -> tuple[Path, Path]:
+        """COCO JSON and image folder of a split.
+
+        Raises:
+            UserError: if the config does not name the split.
+        """
+        annotations, images = (self.val, self.val_images) if name == "val" else (self.test, self.test_images)
+        if annotations is None or images is None:
+            raise UserError(f"The config has no data.{name}.\nSet data.{name} and data.{name}_images.")
+        return self.path(annotations), self.path(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How long, on how much and how carefully a network is trained."""
+
+    iterations: int
+    """Optimizer steps in all."""
+    batch_size: int
+    """Images per step and device."""
+    workers: int = 2
+    """Processes that load images; 0 loads them in the main process. Does not change the result."""
+    seed: int = 0
+    """Decides initial weights, order and augmentation of the images, and sampled points."""
+    deterministic: bool = False
+    """Use only deterministic kernels, so that a GPU repeats a run exactly; slower."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of forward and backward passes on a GPU; a CPU always computes in fp32."""
+    ema: float | None = None
+    """Share of the old average that each step keeps (0.99: about the last 100 steps). None: no averaging."""
+    init_from: str | None = None
+    """Initial weights: a .safetensors or .pth file, or `torchvision://NAME` for the backbone. None: random."""
+    validate_every: int = 5000
+    """Steps between validations; the last step is always validated."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints kept, besides the best one."""
+    log_every: int = 50
+    """Steps that one line of metrics.jsonl averages over."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard (extra `tensorboard`)."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name}: {getattr(self, name)} given, at least {least} expected"
+            for name, least in _LEAST.items()
+            if getattr(self, name) < least
+        ]
+        if self.ema is not None and not 0 <= self.ema < 1:
+            faults.append(f"ema: {self.ema} given, a number from 0 to below 1 (or None) expected")
+        _refuse(faults)
+
+
+_LEAST = {
+    "iterations": 1,
+    "batch_size": 1,
+    "workers": 0,
+    "seed": 0,
+    "validate_every": 1,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 1,
+    "log_every": 1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All of our keys of one config."""
+
+    data: DataOptions = field(metadata={"group": DataOptions})
+    """The data set."""
+    teacher: TrainOptions = field(metadata={"group": TrainOptions})
+    """Training of the teacher."""
+
+
+RUNNER_KEYS = (
+    "model",
+    "optim_wrapper",
+    "param_scheduler",
+    "train_pipeline",
+    "test_pipeline",
+    "custom_hooks",
+    "custom_imports",
+    "activation_checkpointing",
+    "compile",
+)
+"""Top-level keys whose content is mmengine's or mmdet's; the rest must be a field of `Options`."""
+
+
+def load_experiment(path: Path, overrides: Sequence[str]) -> tuple[Options, dict[str, Any]]:
+    """Read a config file with `--set` overrides on top.
+
+    Returns:
+        Our options, checked, and the whole config as plain values.
+
+    Raises:
+        UserError: one message with all faults.
+    """
+    from s4m_pipeline.config import load_config
+
+    config, faults = load_config(path, overrides, [item.name for item in dataclasses.fields(Options)])
+    return parse_options(config, faults), config
+
+
+def parse_options(config: Mapping[str, Any], earlier_faults: Sequence[str] = ()) -> Options:
+    """Turn a config's keys into checked options.
+
+    Args:
+        config: the whole config; keys of `RUNNER_KEYS` are passed over.
+        earlier_faults: faults found while reading the config, to be reported together with these.
+
+    Raises:
+        UserError: one message with all faults; unknown keys are answered with the nearest known one.
+    """
+    faults = list(earlier_faults)
+    groups = {item.name: item.metadata["group"] for item in dataclasses.fields(Options)}
+    known = [*groups, *RUNNER_KEYS]
+    faults += [unknown_key(key, known) for key in config if key not in known]
+    faults += [f"{key}: missing" for key in ("model", "optim_wrapper", "train_pipeline") if key not in config]
+    parsed = {}
+    for name, group in groups.items():
+        try:
+            parsed[name] = _parse_group(group, name, config.get(name, {}))
+        except OptionFaults as error:
+            faults += error.faults
+    if faults:
+        raise UserError("The config has {} fault(s):\n  {}".format(len(faults), "\n  ".join(faults)))
+    return Options(**parsed)
+
+
+def unknown_key(key: str, known: Collection[str], prefix: str = "") -> str:
+    """The line that answers an unknown key, with the nearest known one if there is any."""
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+    return f"{prefix}{key}: unknown key; {hint}"
+
+
+def _parse_group(group: Any, prefix: str, raw: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(group)
+    faults = [unknown_key(key, hints, f"{prefix}.") for key in raw if key not in hints]
+    values = {}
+    for item in dataclasses.fields(group):
+        if item.name not in raw:
+            if item.default is dataclasses.MISSING:
+                faults.append(f"{prefix}.{item.name}: missing")
+            continue
+        try:
+            values[item.name] = _convert(raw[item.name], hints[item.name])
+        except ValueError as error:
+            faults.append(f"{prefix}.{item.name}: {raw[item.name]!r} given, {error} expected")
+    # A mistyped or missing value must not hide the faults of the others: a valid stand-in takes its place.
+    stand_ins = {
+        item.name: 1 if hints[item.name] is int else ""
+        for item in dataclasses.fields(group)
+        if item.default is dataclasses.MISSING
+    }
+    try:
+        options = group(**{**stand_ins, **values})
+    except OptionFaults as error:
+        faults += [line if line.startswith(prefix) else f"{prefix}.{line}" for line in error.faults]
+    _refuse(faults)
+    return options
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """`value` as the annotated type; a ValueError says what was expected."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        members = typing.get_args(hint)
+        if value is None and type(None) in members:
+            return None
+        (inner,) = (member for member in members if member is not type(None))
+        try:
+            return _convert(value, inner)
+        except ValueError as error:
+            raise ValueError(f"{error} or None") from None
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise ValueError("one of " + ", ".join(typing.get_args(hint)))
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(_TYPE_NAMES[hint])
+    return value
+
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+
+
+def _refuse(faults: Sequence[str]) -> None:
+    if faults:
+        raise OptionFaults(faults)

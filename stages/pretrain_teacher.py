@@ -1,0 +1,180 @@
+"""Stage 1: train the teacher on the labelled images."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from s4m_pipeline import console
+from stages.artifacts import TEACHER, WEIGHTS, RunRecord, experiment_folder
+from stages.options import Options, TrainOptions, load_experiment
+
+if TYPE_CHECKING:
+    from s4m_pipeline.data.coco import CocoData
+    from s4m_pipeline.engine.hooks import StopOnSignal
+    from s4m_pipeline.engine.progress import TrainingProgress
+    from s4m_pipeline.engine.runner import QuietRunner
+
+
+def pretrain_teacher(
+    config: Annotated[Path, typer.Argument(help="Config of the experiment, a file of configs/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
+    ] = None,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the experiment.  [default: work_dirs/<config name>]")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete an earlier run and start anew.")
+    ] = False,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Start from those initial weights that fit.")
+    ] = False,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Load initial weights even if their file runs code.")
+    ] = False,
+) -> None:
+    """Train the teacher; a run that was interrupted goes on where it was saved."""
+    options, parts = load_experiment(config, overrides or [])
+    train, val = _load_data(options)
+    folder = experiment_folder(config, work_dir) / TEACHER
+    fingerprint = {data.json_path.name: data.sha256 for data in (train, val)}
+    record = RunRecord.open(folder, "pretrain-teacher", parts, fingerprint, overwrite=overwrite)
+
+    from s4m_pipeline.engine.hooks import Interrupted
+
+    try:
+        runner, stop, progress = _build(options, parts, train, val, folder)
+        first_step = _start(runner, options.teacher, train, allow_partial, trust_checkpoint)
+        record.note(device=_device_name(), from_step=first_step)
+        began = time.perf_counter()
+        stop.install()
+        try:
+            runner.train()
+        finally:
+            progress.stop()
+        result = _finish(runner, train, config)
+    except Interrupted as signal:
+        record.close("interrupted")
+        console.progress.print(f"{signal}: saved in {folder}; the same command goes on from there.")
+        raise SystemExit(signal.exit_code) from None
+    except BaseException:
+        record.close("failed")
+        raise
+    record.close("finished", {**result, "seconds": round(time.perf_counter() - began, 1)})
+    console.result.print(f"{folder / WEIGHTS}", markup=False, soft_wrap=True)
+
+
+def _load_data(options: Options) -> tuple["CocoData", "CocoData"]:
+    from s4m_pipeline.data.coco import load_coco
+    from s4m_pipeline.data.leak import check_leak
+    from s4m_pipeline.errors import UserError
+
+    data = options.data
+    train = load_coco(data.path(data.labelled), data.path(data.train_images))
+    val = load_coco(*data.split("val"))
+    if train.class_names != val.class_names:
+        raise UserError(
+            "Training and validation data have other classes.\n"
+            f"  {train.json_path} ({len(train.class_names)}): {', '.join(train.class_names)}\n"
+            f"  {val.json_path} ({len(val.class_names)}): {', '.join(val.class_names)}\n"
+            "Give both files the same categories."
+        )
+    check_leak(train, val)
+    return train, val
+
+
+def _build(
+    options: Options, parts: dict[str, Any], train: "CocoData", val: "CocoData", folder: Path
+) -> tuple["QuietRunner", "StopOnSignal", "TrainingProgress"]:
+    from mmengine.evaluator import Evaluator
+
+    from s4m_pipeline.engine import parts as build
+    from s4m_pipeline.engine.hooks import MetricsHook, RecoverFromNaN, StopOnSignal
+    from s4m_pipeline.engine.progress import TrainingProgress
+    from s4m_pipeline.engine.runner import QuietRunner
+    from s4m_pipeline.engine.seeding import SeedEachStep
+    from s4m_pipeline.evaluation.metric import MaskAPMetric
+    from s4m_pipeline.registry import register_all
+
+    register_all()
+    teacher = options.teacher
+    train_set = build.coco_dataset(train.json_path, train.images_root, parts["train_pipeline"])
+    val_set = build.coco_dataset(val.json_path, val.images_root, parts["test_pipeline"])
+    stop = StopOnSignal()
+    progress = TrainingProgress(console.progress, teacher.iterations)
+    runner = QuietRunner(
+        work_dir=folder,
+        model=build.model_config(parts["model"], len(train.categories), teacher.init_from),
+        train_dataloader=build.train_dataloader(
+            train_set, batch_size=teacher.batch_size, workers=teacher.workers, seed=teacher.seed
+        ),
+        train_cfg={
+            "by_epoch": False,
+            "max_iters": teacher.iterations,
+            "val_interval": teacher.validate_every,
+        },
+        optim_wrapper=build.optim_wrapper(parts["optim_wrapper"], teacher.precision),
+        param_scheduler=build.schedulers(parts.get("param_scheduler", []), teacher.iterations),
+        val_dataloader=build.eval_dataloader(val_set, workers=teacher.workers),
+        val_cfg={},
+        val_evaluator=Evaluator(MaskAPMetric(val)),
+        default_hooks=build.default_hooks(every=teacher.checkpoint_every, keep=teacher.keep_checkpoints),
+        custom_hooks=[
+            SeedEachStep(teacher.seed),
+            MetricsHook(folder / "metrics.jsonl", teacher.log_every, progress),
+            RecoverFromNaN(),
+            stop,
+            *build.ema_hooks(teacher.ema),
+            *parts.get("custom_hooks", []),
+        ],
+        visualizer=build.visualizer(tensorboard=teacher.tensorboard),
+        randomness={"seed": teacher.seed, "deterministic": teacher.deterministic},
+        cfg=build.runner_switches(parts),
+    )
+    return runner, stop, progress
+
+
+def _start(
+    runner: "QuietRunner", teacher: TrainOptions, train: "CocoData", allow_partial: bool, trust: bool
+) -> int:
+    """Decide where the weights come from (an interrupted run, a file, chance); returns the steps done already."""
+    from s4m_pipeline.engine.checkpoint import initialise, latest_checkpoint, read_weights, step_of
+    from s4m_pipeline.engine.parts import TORCHVISION
+
+    checkpoint = latest_checkpoint(Path(runner.work_dir))
+    if checkpoint is not None:
+        console.progress.print(f"Going on from {checkpoint}", markup=False, soft_wrap=True)
+        runner.resume_from(checkpoint)
+        return step_of(checkpoint)
+    runner.model.init_weights()
+    if teacher.init_from is not None and not teacher.init_from.startswith(TORCHVISION):
+        weights = read_weights(Path(teacher.init_from), trust=trust)
+        taken = initialise(runner.model, weights, tuple(train.class_names), allow_partial=allow_partial)
+        console.progress.print(taken, markup=False, soft_wrap=True)
+    return 0
+
+
+def _finish(runner: "QuietRunner", train: "CocoData", config: Path) -> dict[str, Any]:
+    """Write the (averaged) weights of the last step for the next stage; the result is their validation."""
+    from s4m_pipeline.engine.checkpoint import latest_checkpoint, read_weights, write_weights
+    from s4m_pipeline.engine.hooks import last_validation
+
+    folder = Path(runner.work_dir)
+    metrics = folder / "metrics.jsonl"
+    if (
+        last_validation(metrics).get("step") != runner.max_iters
+    ):  # killed between the last step and its validation
+        runner.val_loop.run()
+    checkpoint = latest_checkpoint(folder)
+    assert checkpoint is not None  # the last step is always saved
+    weights = read_weights(checkpoint)
+    write_weights(folder / WEIGHTS, weights.tensors, tuple(train.class_names), config=config.stem)
+    return last_validation(metrics)
+
+
+def _device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -28,7 +28,7 @@ class DataOptions:
 
     root: str
     """Folder of the data set."""
-    labelled: str
+    labeled: str
     """COCO JSON of the labelled training images; class names and their order are taken from it."""
     train_images: str
     """Folder of the training images, labelled and unlabelled."""
@@ -36,7 +36,7 @@ class DataOptions:
     """COCO JSON of the validation images."""
     val_images: str
     """Folder of the validation images."""
-    unlabelled: str | None = None
+    unlabeled: str | None = None
     """COCO JSON of the unlabelled training images, or a folder of images."""
     test: str | None = None
     """COCO JSON of the test images, looked at last."""
@@ -84,7 +84,7 @@ class TrainOptions:
     ema: float | None = None
     """Share of the old average that each step keeps (0.99: about the last 100 steps). None: no averaging."""
     init_from: str | None = None
-    """Initial weights: a .safetensors or .pth file, or `torchvision://NAME` for the backbone. None: random."""
+    """Initial weights: a .safetensors or .pth file, or `torchvision://NAME` (backbone only). None: random."""
     validate_every: int = 5000
     """Steps between validations; the last step is always validated."""
     checkpoint_every: int = 1000

@@ -72,7 +72,7 @@ def _load_data(options: Options) -> tuple["CocoData", "CocoData"]:
     from s4m_pipeline.errors import UserError
 
     data = options.data
-    train = load_coco(data.path(data.labelled), data.path(data.train_images))
+    train = load_coco(data.path(data.labeled), data.path(data.train_images))
     val = load_coco(*data.split("val"))
     if train.class_names != val.class_names:
         raise UserError(
@@ -139,7 +139,7 @@ def _build(
 def _start(
     runner: "QuietRunner", teacher: TrainOptions, train: "CocoData", allow_partial: bool, trust: bool
 ) -> int:
-    """Decide where the weights come from (an interrupted run, a file, chance); returns the steps done already."""
+    """Take the weights from an interrupted run, a file, or chance; returns the steps done already."""
     from s4m_pipeline.engine.checkpoint import initialise, latest_checkpoint, read_weights, step_of
     from s4m_pipeline.engine.parts import TORCHVISION
 

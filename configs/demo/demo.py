@@ -11,7 +11,7 @@ _ffn = dict(embed_dims=_width, feedforward_channels=4 * _width)
 
 data = dict(
     root="data/demo",
-    labelled="train.json",
+    labeled="train.json",
     train_images="train",
     val="val.json",
     val_images="val",

@@ -69,7 +69,8 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged or no checkpoint: {error}\nDelete it, or copy it again from where it came from."
+            f"{path} is damaged or no checkpoint: {error}\n"
+            "Delete it, or copy it again from where it came from."
         ) from error
 
 

@@ -117,7 +117,7 @@ class MetricsHook(Hook):
 
     @master_only
     def _drop_lines_after(self, step: int) -> None:
-        """Keep metrics.jsonl in step with the checkpoint: after a kill it may be ahead, or end in half a line."""
+        """After a kill, metrics.jsonl may be ahead of the checkpoint, or end in half a line."""
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         complete = [line for line in lines if line.endswith("}")]
         write_text(self.path, "".join(f"{line}\n" for line in complete if json.loads(line)["step"] <= step))

@@ -15,7 +15,7 @@ class _WatchedGradients(OptimWrapper):
 
     def _clip_grad(self) -> None:
         super()._clip_grad()
-        # mmengine keeps every value it is given for the rest of the run and writes them all into each checkpoint.
+        # mmengine would keep every value to the end of the run and write them all into each checkpoint.
         self.grad_norm = float(self.message_hub.log_scalars.pop("train/grad_norm").current())
 
 

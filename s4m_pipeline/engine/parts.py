@@ -19,7 +19,7 @@ def model_config(model: Mapping[str, Any], num_classes: int, init_from: str | No
     The class weight of "no object" is 0.1 (Mask2Former; S4M keeps it).
 
     Args:
-        init_from: initial weights; `torchvision://NAME` is left to mmdet, which fetches them for the backbone.
+        init_from: initial weights; `torchvision://NAME` is left to mmdet, which fetches the backbone.
     """
     model = ConfigDict(copy.deepcopy(dict(model)))  # mmdet's constructors need mmengine's kind of dict
     if init_from is not None and init_from.startswith(TORCHVISION):
@@ -74,7 +74,7 @@ def optim_wrapper(config: Mapping[str, Any], precision: str) -> dict[str, Any]:
     parts = {"clip_grad": {"max_norm": float("inf")}, **copy.deepcopy(dict(config))}
     if precision == "fp32" or not torch.cuda.is_available():
         return {**parts, "type": "FiniteOptimWrapper"}
-    # bf16 has the range of fp32 and needs no scale; the fixed scale 1 keeps the scaler's check for NaN and Inf.
+    # bf16 has the range of fp32 and needs no scale; scale 1 keeps the scaler's check for NaN and Inf.
     scale = {"bf16": {"dtype": "bfloat16", "loss_scale": 1.0}, "fp16": {"dtype": "float16"}}[precision]
     return {**parts, **scale, "type": "FiniteAmpOptimWrapper"}
 

@@ -18,7 +18,7 @@ _MAX_DETECTIONS = 100
 
 @dataclass(frozen=True)
 class MaskAP:
-    """Mask AP in percent, averaged over IoU 0.50 to 0.95 unless named otherwise; None where nothing counts."""
+    """Mask AP in percent, over IoU 0.50 to 0.95 unless named otherwise; None where there is no object."""
 
     AP: float | None
     AP50: float | None

@@ -2,7 +2,8 @@
 
 import torch.nn.functional as F
 from mmdet.models import Mask2Former
-from mmdet.registry import MODELS
+from mmdet.models.task_modules import AssignResult, HungarianAssigner
+from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
 from mmdet.structures.mask import mask2bbox
 from mmengine.structures import InstanceData
@@ -62,6 +63,24 @@ class InstanceMask2Former(Mask2Former):
             scores=probability_N * mean_U[place_N],
             masks=mask_UHW[place_N],
         )
+
+
+@TASK_UTILS.register_module()
+class NaNTolerantAssigner(HungarianAssigner):
+    """mmdet's matching of queries to objects, also where a prediction is NaN or Inf.
+
+    SciPy would raise in the middle of a step. Matched anyhow, such a prediction makes the loss NaN, and the
+    step is skipped.
+    """
+
+    def assign(
+        self, pred_instances: InstanceData, gt_instances: InstanceData, img_meta: dict | None = None, **kwargs
+    ) -> AssignResult:
+        """Match logits (Q, C) and (Q, P) to N objects; logits are cut at 1e4, where every cost is flat."""
+        finite = InstanceData(
+            **{name: value.nan_to_num(0).clamp(-1e4, 1e4) for name, value in pred_instances.items()}
+        )
+        return super().assign(finite, gt_instances, img_meta, **kwargs)
 
 
 def _resize(mask_NHW: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -1,0 +1,87 @@
+"""What several test modules share: a tiny data set and a tiny network."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+REPOSITORY = Path(__file__).parent.parent
+CLASSES = ("bright", "dark")
+SIZE_PX = 64
+
+
+@dataclass(frozen=True)
+class TinyCoco:
+    """Rectangles on grey, 64 px: `train.json` (6 images), `val.json` (3), `test.json` (2), folders alike."""
+
+    root: Path
+
+    def annotations(self, name: str) -> Path:
+        return self.root / f"{name}.json"
+
+    def images(self, name: str) -> Path:
+        return self.root / name
+
+
+@pytest.fixture(scope="session")
+def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> TinyCoco:
+    """The tiny data set; tests must not write into it."""
+    root = tmp_path_factory.mktemp("tiny_coco")
+    for stream, (name, size) in enumerate({"train": 6, "val": 3, "test": 2}.items()):
+        _write_subset(root, name, size, np.random.default_rng(stream))
+    return TinyCoco(root)
+
+
+def _write_subset(root: Path, name: str, size: int, rng: np.random.Generator) -> None:
+    (root / name).mkdir()
+    images, annotations = [], []
+    for image_id in range(1, size + 1):
+        pixels = rng.integers(100, 140, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+        for column in (2, 34):  # one rectangle left, one right
+            label = int(rng.integers(2))
+            height, width = (int(side) for side in rng.integers(14, 28, 2))
+            top, left = int(rng.integers(2, 34)), column
+            pixels[top : top + height, left : left + width] = 240 if label == 0 else 10
+            mask = np.zeros((SIZE_PX, SIZE_PX), np.uint8, order="F")
+            mask[top : top + height, left : left + width] = 1
+            rle = coco_mask.encode(mask)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": 10 * (label + 1),
+                    "bbox": [left, top, width, height],
+                    "area": height * width,
+                    "iscrowd": 0,
+                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+                }
+            )
+        Image.fromarray(pixels).save(root / name / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": SIZE_PX, "height": SIZE_PX})
+    categories = [{"id": 10 * (label + 1), "name": text} for label, text in enumerate(CLASSES)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (root / f"{name}.json").write_text(json.dumps(document))
+
+
+@pytest.fixture
+def tiny_config(tiny_coco: TinyCoco, tmp_path: Path) -> Path:
+    """The demo's config on the tiny data set, for a few steps of two images."""
+    path = tmp_path / "tiny.py"
+    path.write_text(
+        f"""
+_base_ = [{str(REPOSITORY / "configs/demo/demo.py")!r}]
+data = dict(
+    _delete_=True, root={str(tiny_coco.root)!r}, labeled="train.json", train_images="train",
+    val="val.json", val_images="val", test="test.json", test_images="test",
+)
+teacher = dict(
+    _delete_=True, iterations=6, batch_size=2, workers=0, ema=0.5,
+    validate_every=3, checkpoint_every=2, log_every=2, deterministic=True,
+)
+"""
+    )
+    return path

@@ -1,0 +1,145 @@
+"""Options, `--set`, and the one message that names every fault of a config."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from s4m_pipeline.errors import UserError
+from stages.options import load_experiment, parse_options
+
+PARTS = {"model": {}, "optim_wrapper": {}, "train_pipeline": []}
+DATA = {"root": "r", "labeled": "a.json", "train_images": "a", "val": "v.json", "val_images": "v"}
+TEACHER = {"iterations": 10, "batch_size": 2}
+
+
+def config(**changes: object) -> dict:
+    return {**PARTS, "data": DATA, "teacher": TEACHER, **changes}
+
+
+def test_parse_options__minimal_config_takes_defaults() -> None:
+    options = parse_options(config())
+    assert options.teacher.iterations == 10
+    assert options.teacher.ema is None
+    assert options.data.split("val") == (Path("r/v.json"), Path("r/v"))
+
+
+def test_parse_options__many_faults_are_all_named_at_once() -> None:
+    faulty = config(
+        teachr={},
+        data={**DATA, "labled": "x", "test": "t.json"},
+        teacher={"iterations": "many", "batch_size": 0, "ema": 1.5, "precision": "fp64", "worker": 1},
+    )
+    with pytest.raises(UserError) as caught:
+        parse_options(faulty)
+    message = str(caught.value)
+    for expected in (
+        "8 fault(s)",
+        "teachr: unknown key; did you mean teacher?",
+        "data.labled: unknown key; did you mean data.labeled?",
+        "data.test and data.test_images: give both or neither",
+        "teacher.worker: unknown key; did you mean teacher.workers?",
+        "teacher.iterations: 'many' given, a whole number expected",
+        "teacher.batch_size: 0 given, at least 1 expected",
+        "teacher.ema: 1.5 given",
+        "teacher.precision: 'fp64' given, one of fp32, bf16, fp16 expected",
+    ):
+        assert expected in message
+
+
+def test_parse_options__missing_keys_are_named() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_options({"model": {}})
+    for expected in ("optim_wrapper: missing", "data.root: missing", "teacher.iterations: missing"):
+        assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "kept"),
+    [
+        ("ema", 0, 0.0),
+        ("ema", None, None),
+        ("iterations", 20.0, 20),
+        ("tensorboard", True, True),
+        ("init_from", "a.pth", "a.pth"),
+    ],
+)
+def test_parse_options__convertible_value_is_converted(field: str, given: object, kept: object) -> None:
+    value = getattr(parse_options(config(teacher={**TEACHER, field: given})).teacher, field)
+    assert value == kept
+    assert type(value) is type(kept)
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [("iterations", True), ("iterations", 2.5), ("tensorboard", 1), ("init_from", 3), ("iterations", None)],
+)
+def test_parse_options__wrong_type_is_refused(field: str, given: object) -> None:
+    with pytest.raises(UserError, match=f"teacher.{field}: {given} given"):
+        parse_options(config(teacher={**TEACHER, field: given}))
+
+
+def test_split__not_in_config_is_refused_with_remedy() -> None:
+    with pytest.raises(UserError, match="Set data.test and data.test_images"):
+        parse_options(config()).data.split("test")
+
+
+def test_load_experiment__overrides_reach_options_and_model(tiny_config: Path) -> None:
+    options, parts = load_experiment(
+        tiny_config,
+        [
+            "teacher.iterations=3",
+            "teacher.tensorboard=true",
+            "teacher.ema=none",
+            "data.root=/elsewhere",
+            "model.backbone.depth=34",
+            "model.panoptic_head.in_channels=[1, 2]",
+            "train_pipeline.2.prob=0.25",
+        ],
+    )
+    assert (options.teacher.iterations, options.teacher.tensorboard, options.teacher.ema) == (3, True, None)
+    assert options.data.root == "/elsewhere"
+    assert parts["model"]["backbone"]["depth"] == 34
+    assert parts["model"]["panoptic_head"]["in_channels"] == [1, 2]
+    assert parts["train_pipeline"][2]["prob"] == 0.25
+    assert not [name for name in parts if name.startswith("_")]
+
+
+def test_load_experiment__faulty_overrides_are_all_named_at_once(tiny_config: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_experiment(
+            tiny_config,
+            [
+                "iterations",
+                "model.backbon.depth=3",
+                "model.backbone.dept=3",
+                "train_pipeline.9.prob=1",
+                "teacher.iteration=3",
+                "model.backbone.depth.x=3",
+            ],
+        )
+    message = str(caught.value)
+    for expected in (
+        "--set iterations: expected KEY=VALUE",
+        "no model.backbon in the config; did you mean backbone?",
+        "--set model.backbone.dept: unknown key; did you mean depth?",
+        "no train_pipeline.9",
+        "teacher.iteration: unknown key; did you mean teacher.iterations?",
+        "model.backbone.depth holds a value, not keys",
+    ):
+        assert expected in message
+
+
+def test_load_experiment__file_missing_or_broken_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No config file at"):
+        load_experiment(tmp_path / "none.py", [])
+    broken = tmp_path / "broken.py"
+    broken.write_text("model = dict(\n")
+    with pytest.raises(UserError, match="cannot be read as a config"):
+        load_experiment(broken, [])
+
+
+def test_stage_modules__import_without_torch() -> None:
+    code = "import stages.pretrain_teacher, stages.evaluate, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

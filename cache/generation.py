@@ -141,6 +141,12 @@ class Generation:
         """
         return [Part(path) for path in self.part_paths()]
 
+    def next_part_path(self, prefix: str) -> Path:
+        """A new part's folder, numbered after those whose names begin with `prefix`, e.g. `part-0003-`."""
+        names = [path.name for path in self.part_paths() if path.name.startswith(prefix)]
+        number = max((int(name.removeprefix(prefix)) for name in names), default=0) + 1
+        return self.path / PARTS / f"{prefix}{number:06d}"
+
     def stored_ids(self) -> NDArray[np.int64]:
         """The images that have labels, sorted int64."""
         ids: NDArray[np.int64] = np.unique(

@@ -126,7 +126,7 @@ def retire(generation: Generation) -> None:
         CacheError: if it is the current one.
     """
     with FileLock(generation.root / LOCK, exclusive=True, wait=True):
-        if generation.number == _current_number(generation.root):
+        if generation.number == current_number(generation.root):
             raise CacheError(f"{generation.path} is the current generation: publish another one first")
         with generation.in_use_by_nobody():
             remove_folder(generation.path)
@@ -139,7 +139,7 @@ def collect_garbage(root: Path, keep: int = 1) -> list[Path]:
     killed processes. What is pinned stays. Generations that are still being written are never touched.
     """
     removed = []
-    newest = _current_number(root)
+    newest = current_number(root)
     past = [generation for generation in generations(root) if generation.number < newest]
     for generation in past[: max(len(past) - max(keep - 1, 0), 0)]:
         try:
@@ -159,7 +159,7 @@ def collect_garbage(root: Path, keep: int = 1) -> list[Path]:
     return removed
 
 
-def _current_number(root: Path) -> int:
+def current_number(root: Path) -> int:
     """The published generation's number; 0 before the first."""
     try:
         return int(sealed.read(root / CURRENT)["generation"])
@@ -168,7 +168,7 @@ def _current_number(root: Path) -> int:
 
 
 def _refuse_past(generation: Generation) -> None:
-    newest = _current_number(generation.root)
+    newest = current_number(generation.root)
     if generation.number < newest:
         raise CacheError(
             f"{generation.path}: generation {newest} is current already, and readers never go back. "

@@ -14,9 +14,9 @@ from zarr.storage import LocalStore
 from cache import sealed
 from cache.atomic import atomic_folder
 from cache.errors import CacheError, DamagedError, reading
-from cache.masks import offsets, packed_sizes
-from cache.records import ImageLabels, pack_columns
-from cache.schema import BITS, COLUMNS, FORMAT, SHARD_FILE, VERSION, write_arrays
+from cache.masks import Masks, offsets, packed_sizes
+from cache.records import ImageLabels, Instances, pack_columns
+from cache.schema import BIT_FILES, BITS, COLUMNS, FORMAT, VERSION, write_arrays
 
 MANIFEST = "MANIFEST.json"
 
@@ -56,7 +56,7 @@ class Part:
             DamagedError: if a file is not as written.
         """
         for name in self.files:
-            if not name.endswith(SHARD_FILE):
+            if name not in BIT_FILES.values():  # their chunks have checksums of their own
                 self.check_file(name)
         columns: dict[str, NDArray[Any]] = {name: np.asarray(self._array(name)[...]) for name in COLUMNS}
         if not np.array_equal(columns["image_id"], self.image_ids):
@@ -88,10 +88,32 @@ class Part:
         except CacheError:
             raise
         except Exception as error:  # whatever a codec raises on bytes that it cannot make sense of
-            raise DamagedError(self.path / name / SHARD_FILE, str(error), ids) from error
+            raise DamagedError(self.path / BIT_FILES[name], str(error), ids) from error
         # Zarr answers zeros for a missing file, so look after the read that it is still there.
-        self._check_size(f"{name}/{SHARD_FILE}")
+        self._check_size(BIT_FILES[name])
         return bits
+
+    def labels(self, first: int, last: int, bits: dict[str, NDArray[np.uint8]]) -> list[ImageLabels]:
+        """The images in rows `first` to `last - 1`, given their `bits` and, if wanted, their `raw_bits`."""
+        columns, result = self.columns, []
+        for row in range(first, last):
+            m = slice(*columns["inst_ptr"][row : row + 2].tolist())
+            packed = {
+                name: data[slice(*(self.byte_ptr[name][row : row + 2] - self.byte_ptr[name][first]).tolist())]
+                for name, data in bits.items()
+            }
+            raw = Masks(columns["raw_bbox"][m], packed["raw_bits"]) if "raw_bits" in packed else None
+            instances = Instances(
+                masks=Masks(columns["bbox"][m], packed["bits"]),
+                raw_masks=raw,
+                labels=columns["label"][m],
+                scores=columns["score"][m],
+                pred_ious=columns["pred_iou"][m],
+                raw_ious=columns["raw_iou"][m],
+            )
+            image_id, (height, width) = int(columns["image_id"][row]), columns["image_hw"][row].tolist()
+            result.append(ImageLabels(image_id=image_id, height=height, width=width, instances=instances))
+        return result
 
     def check_file(self, name: str) -> None:
         """Compare one file with its checksum in the manifest.

@@ -13,8 +13,7 @@ from cache.errors import CacheError
 from cache.generation import Generation
 from cache.generations import current
 from cache.locks import FileLock
-from cache.masks import Masks
-from cache.records import ImageLabels, Instances
+from cache.records import ImageLabels
 from cache.schema import BITS, COLUMNS
 
 
@@ -96,10 +95,10 @@ class CacheReader:
         self._follow_fork()
         places = [self._place(image_id) for image_id in image_ids]
         labels: dict[tuple[int, int], ImageLabels] = {}
-        for part, first, last in _runs(sorted(set(places))):
-            labels.update(
-                ((part, first + i), entry) for i, entry in enumerate(self._read_run(part, first, last, raw))
-            )
+        for index, first, last in _runs(sorted(set(places))):
+            bits = {name: self._bits(index, name, first, last) for name in BITS if raw or name == "bits"}
+            entries = self._parts[index].labels(first, last, bits)
+            labels.update(((index, first + i), entry) for i, entry in enumerate(entries))
         return [labels[place] for place in places]
 
     def column(self, name: str) -> NDArray[Any]:
@@ -154,34 +153,6 @@ class CacheReader:
                 "Was the list of unlabelled images changed after refine?"
             )
         return int(self._part_of[index]), int(self._row_of[index])
-
-    def _read_run(self, part_index: int, first: int, last: int, raw: bool) -> list[ImageLabels]:
-        """The images in rows `first` to `last - 1` of a part."""
-        part = self._parts[part_index]
-        bits = {name: self._bits(part_index, name, first, last) for name in BITS if raw or name == "bits"}
-        columns = part.columns
-        labels = []
-        for row in range(first, last):
-            m = slice(*columns["inst_ptr"][row : row + 2].tolist())
-            packed = {
-                name: data[slice(*(part.byte_ptr[name][row : row + 2] - part.byte_ptr[name][first]).tolist())]
-                for name, data in bits.items()
-            }
-            height, width = columns["image_hw"][row].tolist()
-            instances = Instances(
-                masks=Masks(columns["bbox"][m], packed["bits"]),
-                raw_masks=Masks(columns["raw_bbox"][m], packed["raw_bits"]) if raw else None,
-                labels=columns["label"][m],
-                scores=columns["score"][m],
-                pred_ious=columns["pred_iou"][m],
-                raw_ious=columns["raw_iou"][m],
-            )
-            labels.append(
-                ImageLabels(
-                    image_id=int(columns["image_id"][row]), height=height, width=width, instances=instances
-                )
-            )
-        return labels
 
     def _bits(self, part_index: int, name: str, first: int, last: int) -> NDArray[np.uint8]:
         part, key = self._parts[part_index], (part_index, name)

@@ -22,9 +22,6 @@ ZSTD_LEVEL = 9
 CODECS = (ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec())
 """After the little-endian bytes. Named in full because Zarr's default has no checksum."""
 
-SHARD_FILE = "c.0"
-"""Key of the one shard file of `bits` and `raw_bits`, inside the array's folder."""
-
 
 @dataclass(frozen=True)
 class ArraySpec:
@@ -55,6 +52,9 @@ COLUMNS = {
 
 BITS = {"bits": ArraySpec("uint8"), "raw_bits": ArraySpec("uint8")}
 """Packed masks, in compressed chunks of CHUNK_BYTES inside one shard file."""
+
+BIT_FILES = {name: f"{name}/c.0" for name in BITS}
+"""That file's path inside the part."""
 
 
 def write_arrays(folder: Path, arrays: dict[str, NDArray[np.generic]]) -> None:

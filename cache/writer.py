@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cache.atomic import TEMPORARY
 from cache.errors import CacheError, LockedError, disk_error
-from cache.generation import PARTS, Generation
+from cache.generation import Generation
 from cache.locks import FileLock
 from cache.parts import write_part
 from cache.records import ImageLabels, check
@@ -91,7 +91,7 @@ class ShardWriter:
         if not self._buffer:
             return
         images, self._buffer = self._buffer, []
-        path = self.generation.path / PARTS / f"{self._prefix}{self._next_number():06d}"
+        path = self.generation.next_part_path(self._prefix)
         try:
             write_part(path, images)
         except OSError as error:
@@ -142,14 +142,6 @@ class ShardWriter:
         for path in leftovers:
             shutil.rmtree(path)
         return len(leftovers)
-
-    def _next_number(self) -> int:
-        numbers = [
-            int(path.name.removeprefix(self._prefix))
-            for path in self.generation.part_paths()
-            if path.name.startswith(self._prefix)
-        ]
-        return max(numbers, default=0) + 1
 
     def _buffered_bytes(self) -> int:
         return sum(_packed_bytes(image) for image in self._buffer)

@@ -24,7 +24,7 @@ class SceneStyle:
     """Height and width of the image."""
     num_objects: tuple[int, int] = (3, 6)
     """Fewest and most objects drawn."""
-    radius_px: tuple[float, float] = (13.0, 27.0)
+    radius_px: tuple[float, float] = (15.0, 28.0)
     """Half extent of an object."""
     neighbour_probability: float = 0.45
     """Chance that an object stands beside the last one, touching or overlapping it, in the same family."""
@@ -180,14 +180,14 @@ def _contact_shadow(canvas: NDArray[np.float32], silhouette: NDArray[np.uint8]) 
 def _low_frequency(rng: np.random.Generator, size: int, cells: int) -> NDArray[np.float32]:
     """Smooth noise of unit scale, (size, size)."""
     grid = rng.standard_normal((cells, cells)).astype(np.float32)
-    return cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     hue, saturation, value = rng.random(), rng.uniform(0.1, 0.45), rng.uniform(0.35, 0.85)
     base = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
     texture = 0.10 * _low_frequency(rng, size, 4) + 0.07 * _low_frequency(rng, size, 24)
-    canvas = base * (1 + texture[..., None])
+    canvas: NDArray[np.float32] = base * (1 + texture[..., None])
     tint = rng.normal(0, 10, 3).astype(np.float32)
     canvas += tint * _low_frequency(rng, size, 5)[..., None]
     for _ in range(rng.integers(2, 6)):  # stray lines as distractors
@@ -212,6 +212,6 @@ def _visible_objects(
 
 def _sensor(rng: np.random.Generator, canvas: NDArray[np.float32], noise: float) -> NDArray[np.uint8]:
     light = 1 + 0.06 * _low_frequency(rng, canvas.shape[0], 3)
-    image = cv2.GaussianBlur(canvas * light[..., None], (0, 0), 0.6)
-    image += rng.normal(0, noise, image.shape).astype(np.float32)
+    image = np.asarray(cv2.GaussianBlur(canvas * light[..., None], (0, 0), 0.6))
+    image = image + rng.normal(0, noise, image.shape).astype(np.float32)
     return np.clip(np.round(image), 0, 255).astype(np.uint8)

@@ -13,8 +13,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from s4m_pipeline.data.scenes.render import Scene, SceneObject, SceneStyle, draw_scene
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES, OTHER_FAMILIES
 
-INPUT_PX = 256  # the nano model's input
-LOGITS_PX = 64  # its mask logits
+INPUT_PX = 192  # the nano model's input
+LOGITS_PX = 48  # its mask logits
+DENSE_PX = 24  # the auxiliary head's grid, stride 8
 MAX_POINTS = 5
 WHOLE_SHARE = 0.65  # of prompts that ask for a whole object rather than for a part
 MIN_TARGET_PX = 30
@@ -26,12 +27,12 @@ class Episode:
     """One image with P prompts.
 
     Attributes:
-        image: (3, 256, 256) uint8 RGB.
+        image: (3, 192, 192) uint8 RGB.
         points: (P, 5, 2) float32, x and y in input pixels, all inside the target.
         boxes: (P, 2, 2) float32, jittered corners x, y in input pixels.
-        rough_logits: (P, 64, 64) float32, the target as a weak teacher might see it.
-        targets: (P, 64, 64) float32 in [0, 1], the share of each cell that the target covers.
-        dense: (2 + 2 * 4 * len(CENTRE_WAVELENGTHS), 64, 64) float32; see `dense_targets`.
+        rough_logits: (P, 48, 48) float32, the target as a weak teacher might see it.
+        targets: (P, 48, 48) float32 in [0, 1], the share of each cell that the target covers.
+        dense: (2 + 2 * 4 * len(CENTRE_WAVELENGTHS), 24, 24) float32; see `dense_targets`.
     """
 
     image: Tensor
@@ -84,14 +85,15 @@ def _stack(arrays: list[NDArray[np.float32]]) -> Tensor:
 
 
 def to_input(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 to the model's (3, 256, 256) uint8."""
+    """(H, W, 3) uint8 to the model's (3, 192, 192) uint8."""
     resized = cv2.resize(image, (INPUT_PX, INPUT_PX), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(resized.transpose(2, 0, 1))
 
 
 def cell_coverage(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(H, W) bool to (64, 64) float32: the share of each cell that is covered."""
-    return cv2.resize(mask.astype(np.float32), (LOGITS_PX, LOGITS_PX), interpolation=cv2.INTER_AREA)
+    """(H, W) bool to (48, 48) float32: the share of each cell that is covered."""
+    cells = cv2.resize(mask.astype(np.float32), (LOGITS_PX, LOGITS_PX), interpolation=cv2.INTER_AREA)
+    return np.asarray(cells, np.float32)
 
 
 def dense_targets(scene: Scene) -> NDArray[np.float32]:
@@ -113,7 +115,7 @@ def dense_targets(scene: Scene) -> NDArray[np.float32]:
         contours, _ = cv2.findContours(item.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(outline, contours, -1, 1, 1)
     channels = [coverage, outline.astype(np.float32), *codes.reshape(-1, size, size)]
-    cells = [cv2.resize(c, (LOGITS_PX, LOGITS_PX), interpolation=cv2.INTER_AREA) for c in channels]
+    cells = [cv2.resize(c, (DENSE_PX, DENSE_PX), interpolation=cv2.INTER_AREA) for c in channels]
     return np.stack(cells)
 
 
@@ -164,7 +166,8 @@ def _jittered_box(rng: np.random.Generator, target: NDArray[np.bool_]) -> NDArra
 
 def _rough_logits(rng: np.random.Generator, cells: NDArray[np.float32]) -> NDArray[np.float32]:
     """A blurred, displaced version of the target as mask logits, as a weak teacher would give."""
-    shift = np.float32([[1, 0, rng.normal(0, 1)], [0, 1, rng.normal(0, 1)]])
+    shift = np.array([[1, 0, rng.normal(0, 1)], [0, 1, rng.normal(0, 1)]], np.float32)
     moved = cv2.warpAffine(cells, shift, (LOGITS_PX, LOGITS_PX))
-    soft = cv2.GaussianBlur(moved, (0, 0), rng.uniform(0.5, 2.5)).clip(0.01, 0.99)
-    return np.log(soft / (1 - soft)).astype(np.float32)
+    soft = np.asarray(cv2.GaussianBlur(moved, (0, 0), rng.uniform(0.5, 2.5)), np.float32).clip(0.01, 0.99)
+    logits: NDArray[np.float32] = np.log(soft / (1 - soft))
+    return logits

@@ -1,6 +1,6 @@
 """Train the nano SAM 2: `python -m s4m_pipeline.sam.nano.train OUT_DIR`; interrupted runs resume.
 
-A dense auxiliary head on the finest feature level (object coverage, outlines, centre codes of object and
+A dense auxiliary head on the stride-8 features (object coverage, outlines, centre codes of object and
 part) teaches the trunk quickly; the mask decoder learns by SAM's own recipe beside it: the minimum over three
 masks of cross-entropy + dice, and the predicted IoU of each.
 """
@@ -22,18 +22,19 @@ from torch.utils.data import DataLoader, default_collate
 
 from cache.atomic import atomic_path
 from s4m_pipeline.sam.nano.episodes import Episode, EpisodeStream
+from s4m_pipeline.sam.nano.model import NanoSam2
 
 PIXEL_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 PIXEL_STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 CODE_CHANNELS = 12
-DENSE_WEIGHT = (2.0, 0.5)  # at the start and at the end
+DENSE_SHARE = 0.15  # of the time, spent on the trunk alone before the decoder joins
 EMA_DECAY = 0.998
 WARM_UP_STEPS = 300
 
 
-def build_nano() -> nn.Module:
+def build_nano() -> NanoSam2:
     """The nano architecture with fresh weights."""
-    model: nn.Module = instantiate(OmegaConf.load(Path(__file__).with_name("nano.yaml")).model)
+    model: NanoSam2 = instantiate(OmegaConf.load(Path(__file__).with_name("nano.yaml")).model)
     return model
 
 
@@ -48,8 +49,8 @@ class NanoTraining(nn.Module):
             nn.Conv2d(width, width // 2, 1), nn.GELU(), nn.Conv2d(width // 2, 2 + 2 * CODE_CHANNELS, 1)
         )
 
-    def forward(self, batch: Episode, num_points: int) -> dict[str, Tensor]:
-        """Losses of B images with P prompts each.
+    def forward(self, batch: Episode, num_points: int | None) -> dict[str, Tensor]:
+        """Losses of B images with P prompts each; with `num_points` None the dense ones alone.
 
         The first half of the prompts has three points each, the second half `num_points`, or a box where
         that is 0.
@@ -58,6 +59,9 @@ class NanoTraining(nn.Module):
         fine, middle, embedding = self.model.image_encoder(
             (batch.image.float() / 255 - PIXEL_MEAN) / PIXEL_STD
         )["backbone_fpn"]
+        losses = self._dense_losses(self.dense_head(middle), batch.dense)
+        if num_points is None:
+            return losses
         embedding = embedding + self.model.no_mem_embed.view(1, -1, 1, 1)
         features = (decoder.conv_s0(fine), decoder.conv_s1(middle), embedding)
         num_prompts = batch.targets.shape[1]
@@ -66,8 +70,7 @@ class NanoTraining(nn.Module):
             self._group_losses(features, batch, slice(0, half), 3),
             self._group_losses(features, batch, slice(half, num_prompts), num_points),
         ]
-        losses = {name: (groups[0][name] + groups[1][name]) / 2 for name in groups[0]}
-        return losses | self._dense_losses(self.dense_head(fine).float(), batch.dense)
+        return losses | {name: (groups[0][name] + groups[1][name]) / 2 for name in groups[0]}
 
     def _group_losses(
         self, features: tuple[Tensor, ...], batch: Episode, prompts: slice, num_points: int
@@ -143,12 +146,13 @@ def mask_losses(masks: Tensor, predicted_iou: Tensor, targets: Tensor) -> dict[s
     }
 
 
-def total_loss(losses: dict[str, Tensor], progress: float) -> Tensor:
-    """Weighted sum; the dense terms fade with progress in [0, 1]."""
-    first, last = DENSE_WEIGHT
+def total_loss(losses: dict[str, Tensor]) -> Tensor:
+    """Weighted sum of a batch's losses, with or without the masks'."""
     dense = losses["coverage"] + losses["outline"] + 2 * losses["object_code"] + losses["part_code"]
+    if "best_mask" not in losses:
+        return dense
     mask = losses["best_mask"] + 0.3 * losses["single_mask"] + 0.05 * losses["all_masks"] + losses["iou"]
-    return mask + (first + (last - first) * progress) * dense
+    return mask + dense
 
 
 def train(out: Path, *, minutes: float, images: int, prompts: int, peak_lr: float, seed: int) -> None:
@@ -157,6 +161,8 @@ def train(out: Path, *, minutes: float, images: int, prompts: int, peak_lr: floa
     The learning rate follows the time spent, so that a run on a busy machine still ends annealed.
     """
     out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
     training = NanoTraining()
     optimizer = torch.optim.AdamW(parameter_groups(training), lr=peak_lr, betas=(0.9, 0.98))
     average = torch.optim.swa_utils.AveragedModel(
@@ -176,9 +182,10 @@ def train(out: Path, *, minutes: float, images: int, prompts: int, peak_lr: floa
         lr = peak_lr * min((step + 1) / WARM_UP_STEPS, 0.5 * (1 + math.cos(math.pi * progress)) + 0.002)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        losses = training(next(batches), num_points=(1, 0, 2, 1, 0, 4, 1, 5)[step % 8])
+        num_points = None if progress < DENSE_SHARE else (1, 0, 2, 1, 0, 4, 1, 5)[step % 8]
+        losses = training(next(batches), num_points)
         optimizer.zero_grad()
-        total_loss(losses, progress).backward()
+        total_loss(losses).backward()
         nn.utils.clip_grad_norm_(training.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(training.model)

@@ -1,0 +1,1 @@
+"""From a teacher's queries to refined pseudo-labels: selection, prompts, SAM 2."""

@@ -1,0 +1,91 @@
+import resource
+import subprocess
+
+import numpy as np
+import pytest
+
+from cache.errors import CacheError
+from cache.generations import begin, current
+from cache.records import ImageLabels, Instances
+from cache.sharding import ShardSpec
+from cache.writer import ShardWriter
+from test_cache.samples import fill, make_published, make_spec
+
+BIG_SIDE = 1500
+
+
+def big_labels(image_id):
+    """A quarter of a megabyte that does not compress."""
+    noise = np.random.default_rng(image_id).random((1, BIG_SIDE, BIG_SIDE)) < 0.5
+    instances = Instances.create(masks=noise, labels=[0], scores=[0.9])
+    return ImageLabels(image_id=image_id, height=BIG_SIDE, width=BIG_SIDE, instances=instances)
+
+
+def write_until_full(root):
+    """Begin generation 2 beside a published one and write until the disk refuses."""
+    generation = begin(root, make_spec(range(40)), number=2)
+    with ShardWriter(generation, ShardSpec(1, 1), max_images=1) as writer:
+        for image_id in range(40):
+            try:
+                writer.append(big_labels(image_id))
+            except CacheError as error:
+                return generation, image_id, error
+    raise AssertionError("the disk never filled up")
+
+
+def check_refusal(root, generation, image_id, error):
+    assert "part-0001-" in str(error) and "bytes are free at" in str(error) and "intact" in str(error)
+    assert current(root).number == 1
+    assert generation.leftovers() == []
+    assert generation.stored_ids().tolist() == list(range(image_id))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_commit__full_disk_is_refused_and_what_was_stored_stays(small_disk):
+    make_published(small_disk / "cache")
+
+    generation, image_id, error = write_until_full(small_disk / "cache")
+
+    assert "No space left on device" in str(error)
+    check_refusal(small_disk / "cache", generation, image_id, error)
+
+    with ShardWriter(generation, ShardSpec(1, 1)) as writer:
+        assert writer.pending[0] == image_id
+
+
+def test_commit__file_size_limit_is_refused_likewise(tmp_path):
+    make_published(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        generation, image_id, error = write_until_full(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert "File too large" in str(error)
+    check_refusal(tmp_path, generation, image_id, error)
+
+
+def test_begin__full_disk_is_refused_and_leaves_nothing(small_disk):
+    root = small_disk / "cache"
+    make_published(root)
+    with (small_disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+    with pytest.raises(CacheError, match="bytes are free at"):
+        begin(root, make_spec(range(100_000)), number=2)
+
+    assert sorted(path.name for path in root.iterdir()) == ["CURRENT.json", "LOCK", "gen-0001"]
+    (small_disk / "filler").unlink()
+    fill(begin(root, make_spec(), number=2))

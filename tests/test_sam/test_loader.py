@@ -182,8 +182,10 @@ def test_build_sam__small_architecture_without_memory_runs_batched(dtype: torch.
     sam = BatchedSam(build_sam(NANO_DIR / "nano.yaml"), dtype=dtype)
     embeddings = sam.encode([torch.zeros(3, 128, 128, dtype=torch.uint8), torch.ones(3, 60, 90)])
     found = sam.decode(embeddings, torch.tensor([1, 0]), Prompts(boxes_xyxy_px=torch.rand(2, 4)), "all")
-    assert embeddings.tokens_BChw.shape == (2, 128, 16, 16)
-    assert found.logits.shape == (2, 3, 64, 64)
+    height, width = sam.network.sam_prompt_encoder.image_embedding_size
+    assert embeddings.tokens_BChw.shape == (2, sam.network.hidden_dim, height, width)
+    assert found.logits.shape == (2, 3, 4 * height, 4 * width)
+    assert found.logits.isfinite().all()
 
 
 IMPORT_LEAVES_HYDRA_FREE = """

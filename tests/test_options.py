@@ -81,7 +81,7 @@ def test_parse_options__wrong_type_is_refused(field: str, given: object) -> None
 
 
 def test_split__not_in_config_is_refused_with_remedy() -> None:
-    with pytest.raises(UserError, match="Set data.test and data.test_images"):
+    with pytest.raises(UserError, match=r"Set data\.test and data\.test_images"):
         parse_options(config()).data.split("test")
 
 

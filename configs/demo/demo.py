@@ -1,6 +1,9 @@
 """The embedded data set, on two CPU cores.
 
-Commands:  s4m data demo data/demo && s4m pretrain-teacher configs/demo/demo.py
+Commands:         s4m data demo data/demo
+                  s4m pretrain-teacher configs/demo/demo.py
+Time and memory:  not measured yet
+Expected AP:      not measured yet
 """
 
 _base_ = ["../_base_/mask2former_r50.py", "../_base_/adamw.py"]

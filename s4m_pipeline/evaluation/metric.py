@@ -18,8 +18,10 @@ class MaskAPMetric(BaseMetric):
         truth: the annotated images.
     """
 
+    default_prefix = ""
+
     def __init__(self, truth: CocoData) -> None:
-        super().__init__(collect_device="cpu", prefix="")
+        super().__init__(collect_device="cpu")
         self.truth = truth
         self.category_ids = [category.id for category in truth.categories]
 

@@ -1,0 +1,45 @@
+"""Cityscapes as in the paper: data, geometry, schedule; configs/cityscapes sets the share of labels."""
+
+_base_ = ["./mask2former_r50.py", "./adamw.py"]
+
+data = dict(
+    root="data/cityscapes",
+    train_images="leftImg8bit/train",
+    val="annotations/val.json",
+    val_images="leftImg8bit/val",
+)
+teacher = dict(
+    iterations=90_000,
+    batch_size=4,
+    workers=4,
+    precision="bf16",
+    init_from="torchvision://resnet50",
+    validate_every=5_000,
+    checkpoint_every=1_000,
+)
+param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0)]
+
+train_pipeline = [
+    dict(type="LoadRGB"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(
+        type="RandomChoiceResize",
+        scales=[(2 * (1024 * tenths // 10), 1024 * tenths // 10) for tenths in range(5, 21)],
+        keep_ratio=True,
+    ),
+    dict(
+        type="RandomCrop",
+        crop_type="absolute",
+        crop_size=(512, 1024),
+        recompute_bbox=True,
+        allow_negative_crop=True,
+    ),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="FilterAnnotations", min_gt_bbox_wh=(1e-5, 1e-5), by_mask=True, keep_empty=False),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadRGB"),
+    dict(type="Resize", scale=(2048, 1024), keep_ratio=True),
+    dict(type="PackDetInputs"),
+]

@@ -1,0 +1,77 @@
+"""Every shipped config can be read, built and fed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from s4m_pipeline.engine import parts as build
+from s4m_pipeline.registry import register_all
+from stages.options import load_experiment
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+EXPERIMENTS = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name != "_base_")
+
+
+@pytest.fixture(params=EXPERIMENTS, ids=lambda path: path.stem)
+def experiment(request: pytest.FixtureRequest, tiny_coco: Any) -> tuple[Path, Any, dict[str, Any]]:
+    """A config on the tiny data set."""
+    register_all()
+    here = [
+        f"data.root={tiny_coco.root}",
+        "data.labeled=train.json",
+        "data.train_images=train",
+        "data.val=val.json",
+        "data.val_images=val",
+    ]
+    return request.param, *load_experiment(request.param, here)
+
+
+def test_config__names_are_unique() -> None:
+    names = [path.stem for path in EXPERIMENTS]
+    assert len(names) == len(set(names)) > 0
+
+
+def test_config__header_says_command_time_and_expected_ap(experiment: tuple) -> None:
+    header = experiment[0].read_text().split('"""')[1]
+    for expected in ("s4m pretrain-teacher", "Time and memory:", "Expected AP:"):
+        assert expected in header
+
+
+def test_config__model_optimizer_and_schedule_are_built(experiment: tuple) -> None:
+    from mmdet.registry import MODELS
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    _, options, parts = experiment
+    with torch.device("meta"):
+        model = MODELS.build(build.model_config(parts["model"], 2))
+    assert model.panoptic_head.cls_embed.out_features == 3
+    assert model.panoptic_fusion_head.num_classes == 2
+    wrapper = build_optim_wrapper(model, build.optim_wrapper(parts["optim_wrapper"], "fp32"))
+    rates = {group["lr"] for group in wrapper.param_groups}
+    assert max(rates) == parts["optim_wrapper"]["optimizer"]["lr"]
+    for schedule in build.schedulers(parts.get("param_scheduler", []), options.teacher.iterations) or []:
+        built = PARAM_SCHEDULERS.build(schedule, default_args={"optimizer": wrapper})
+        assert built.end == options.teacher.iterations
+
+
+def test_config__loaders_give_batches(experiment: tuple) -> None:
+    from mmengine.runner import Runner
+
+    _, options, parts = experiment
+    data = options.data
+    train_set = build.coco_dataset(
+        data.path(data.labeled), data.path(data.train_images), parts["train_pipeline"]
+    )
+    loader = Runner.build_dataloader(build.train_dataloader(train_set, batch_size=2, workers=0, seed=0))
+    batch = next(iter(loader))
+    assert [image.dtype for image in batch["inputs"]] == [torch.uint8] * 2
+    for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
+        instances = sample.gt_instances
+        assert instances.masks.masks.shape == (len(instances.labels), *image.shape[1:])
+
+    val_set = build.coco_dataset(*data.split("val"), parts["test_pipeline"])
+    loader = Runner.build_dataloader(build.eval_dataloader(val_set, workers=0))
+    assert [batch["data_samples"][0].img_id for batch in loader] == [1, 2, 3]

@@ -1,0 +1,221 @@
+"""The teacher's training: real runs on a tiny data set, killed, resumed, refused and recovered."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from safetensors.torch import load_file
+
+from s4m_pipeline.errors import UserError
+from stages.pretrain_teacher import pretrain_teacher
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def train(tiny_config: Path, tmp_path: Path) -> Train:
+    """Train in this process; returns the stage's folder."""
+
+    def run(name: str, *overrides: str, **switches: Any) -> Path:
+        pretrain_teacher(tiny_config, list(overrides), tmp_path / name, **switches)
+        return tmp_path / name / "teacher"
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them; the processes started here have one as well."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "weights.safetensors")
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+def logged_steps(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def start(config: Path, work_dir: Path, *overrides: str) -> subprocess.Popen:
+    code = (
+        "import sys; from pathlib import Path; from stages.pretrain_teacher import pretrain_teacher;"
+        "pretrain_teacher(Path(sys.argv[1]), sys.argv[3:], Path(sys.argv[2]))"
+    )
+    arguments = [sys.executable, "-c", code, str(config), str(work_dir), *overrides]
+    return subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, f"ended with {process.returncode} before {path} appeared"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_pretrain_teacher__finished_run_leaves_weights_metrics_and_record(train: Train) -> None:
+    folder = train("run")
+    assert logged_steps(folder) == [2, 3, 4, 6, 6]
+    assert {path.name for path in folder.glob("iter_*.pth")} == {"iter_4.pth", "iter_6.pth"}
+    content = record(folder)
+    assert content["status"] == "finished"
+    assert content["result"].keys() >= {"step", "AP", "AP50", "AP75", "seconds"}
+    assert content["config"]["teacher"]["iterations"] == 6
+    assert content["data"].keys() == {"train.json", "val.json"}
+    assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert content["sessions"][0].keys() >= {"started", "ended", "host", "device", "from_step"}
+
+
+def test_pretrain_teacher__killed_and_repeated_gives_the_weights_of_an_uninterrupted_run(
+    train: Train, tiny_config: Path, tmp_path: Path
+) -> None:
+    whole = train("whole")
+    process = start(tiny_config, tmp_path / "killed")
+    wait_for(tmp_path / "killed/teacher/iter_2.pth", process)
+    process.kill()
+    process.wait()
+    assert record(tmp_path / "killed/teacher")["status"] == "running"
+    resumed = train("killed")
+    assert record(resumed)["sessions"][1]["from_step"] in (2, 4, 6)
+    assert_same_weights(whole, resumed)
+    assert logged_steps(resumed) == logged_steps(whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_pretrain_teacher__signal_saves_and_the_repeated_command_goes_on(
+    number: signal.Signals, code: int, train: Train, tiny_config: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run/teacher"
+    settings = ("teacher.iterations=500", "teacher.checkpoint_every=500", "teacher.log_every=1")
+    process = start(tiny_config, tmp_path / "run", *settings)
+    wait_for(folder / "metrics.jsonl", process)
+    while len(logged_steps(folder)) < 2:
+        wait_for(folder / "metrics.jsonl", process)
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert record(folder)["status"] == "interrupted"
+    (checkpoint,) = folder.glob("iter_*.pth")
+    done = int(checkpoint.stem.removeprefix("iter_"))
+    assert logged_steps(folder)[-1] <= done < 500
+
+
+def test_pretrain_teacher__number_of_workers_does_not_change_the_weights(train: Train) -> None:
+    one = train("none", "teacher.iterations=2")
+    two = train("two", "teacher.iterations=2", "teacher.workers=2")
+    assert_same_weights(one, two)
+
+
+def test_pretrain_teacher__finished_run_is_refused_and_redone_with_overwrite(train: Train) -> None:
+    folder = train("run", "teacher.iterations=1")
+    before = (folder / "weights.safetensors").stat().st_mtime_ns
+    with pytest.raises(UserError, match=r"already finished.*\n.*--overwrite"):
+        train("run", "teacher.iterations=1")
+    assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+    train("run", "teacher.iterations=2", overwrite=True)
+    assert record(folder)["config"]["teacher"]["iterations"] == 2
+    assert {path.name for path in folder.glob("iter_*.pth")} == {"iter_2.pth"}
+
+
+def test_pretrain_teacher__interrupted_run_of_other_settings_is_refused_with_both_values(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError), monkeypatch.context() as patched:
+        patched.setattr("s4m_pipeline.engine.runner.QuietRunner.train", _fail)
+        train("run")
+    with pytest.raises(UserError, match=r"teacher\.seed: 0 then, 5 now") as caught:
+        train("run", "teacher.seed=5", "teacher.workers=1")
+    assert "teacher.workers" not in str(caught.value)
+
+
+def test_pretrain_teacher__validation_of_other_classes_is_refused_with_both_lists(
+    train: Train, tiny_coco: Any, tmp_path: Path
+) -> None:
+    document = json.loads(tiny_coco.annotations("val").read_text())
+    document["categories"][1]["name"] = "black"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"(?s)bright, dark.*bright, black"):
+        train("run", f"data.val={other}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrain_teacher__images_shared_with_validation_are_refused(train: Train) -> None:
+    with pytest.raises(UserError, match="also in the validation set"):
+        train("run", "data.val=train.json", "data.val_images=train")
+
+
+def test_pretrain_teacher__nan_in_a_batch_skips_that_step(train: Train) -> None:
+    folder = train("run", "custom_hooks=[{'type': 'SpoilBatch', 'step': 3}]")
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values() if tensor.is_floating_point())
+    assert "step 4 skipped" in (folder / "log/train.log").read_text()
+
+
+def test_pretrain_teacher__nan_weights_are_replaced_by_the_last_checkpoint(train: Train) -> None:
+    folder = train("run", "teacher.iterations=8", "custom_hooks=[{'type': 'SpoilWeights', 'step': 3}]")
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values() if tensor.is_floating_point())
+    assert "back to the weights of" in (folder / "log/train.log").read_text()
+
+
+def test_pretrain_teacher__lasting_nan_stops_and_names_the_images(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not finite(.|\n)*Image ids of the last batch: \[\d, \d\]"):
+        train("run", "custom_hooks=[{'type': 'SpoilWeights', 'step': 0}]")
+    assert record(tmp_path / "run/teacher")["status"] == "failed"
+
+
+def test_pretrain_teacher__starts_from_given_weights(train: Train) -> None:
+    first = train("first", "teacher.iterations=1")
+    settings = ("teacher.iterations=1", "optim_wrapper.optimizer.lr=0.0", "model.backbone.norm_eval=True")
+    second = train("second", *settings, f"teacher.init_from={first / 'weights.safetensors'}")
+    assert_same_weights(first, second)
+
+
+def _fail(runner: Any) -> None:
+    raise RuntimeError("as if the machine had stopped")
+
+
+class SpoilBatch(Hook):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == self.step:
+            data_batch["inputs"] = [image.float() * float("nan") for image in data_batch["inputs"]]
+
+
+class SpoilWeights(SpoilBatch):
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == self.step:
+            for parameter in runner.model.parameters():
+                parameter.data.fill_(float("nan"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _register_hooks() -> None:
+    from mmengine.registry import HOOKS
+
+    for hook in (SpoilBatch, SpoilWeights):
+        HOOKS.register_module(module=hook, force=True)

@@ -37,13 +37,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## Draw the demo scenes, train a teacher on them and evaluate it
+demo: setup data/demo/test.json ## Draw the demo scenes, train a teacher on them and evaluate it
+	$(BIN)/s4m pretrain-teacher configs/demo/demo.py
+	$(BIN)/s4m evaluate configs/demo/demo.py work_dirs/demo/teacher/weights.safetensors
+
+# The last file that the command writes: with it the scenes are complete.
+data/demo/test.json: | $(INSTALLED)
 	$(BIN)/s4m data demo data/demo
-	$(BIN)/s4m pretrain-teacher configs/demo/teacher.py
-	$(BIN)/s4m evaluate configs/demo/teacher.py
 
 test: setup ## Run the tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile  # what a file shares (models, data) is built once
 
 lint: setup ## Check style and formatting
 	$(BIN)/ruff check .

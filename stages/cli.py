@@ -30,7 +30,13 @@ class Command(NamedTuple):
     """The line shown in the list of commands."""
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS = {
+    "data": Command("stages.data:app", "Make, check and split data sets in COCO format."),
+    "pretrain-teacher": Command(
+        "stages.pretrain_teacher:pretrain_teacher", "Train a teacher on labelled images."
+    ),
+    "evaluate": Command("stages.evaluate:evaluate", "Measure the mask AP of a checkpoint."),
+}
 
 
 class _LazyGroup(TyperGroup):

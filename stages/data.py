@@ -183,7 +183,7 @@ def _warn_of_missing_files(sets: "list[CocoData]") -> None:
         missing = sum(not image.path.is_file() for image in data.images)
         if missing:
             console.progress.print(
-                f"{data.json_path}: {missing} of {len(data.images)} image files are not in {data.images_root}, so "
+                f"{data.json_path}: {missing} of {len(data.images)} files are not in {data.images_root}; "
                 "only their names are compared. --images and --val-images name the folders.",
                 style="yellow",
                 markup=False,

@@ -1,5 +1,6 @@
 """File names in a data set's JSON are untrusted: they become paths only inside the image folder."""
 
+import os
 from pathlib import Path, PurePosixPath
 
 
@@ -16,17 +17,13 @@ class ImageRoot:
         The file need not exist. A link counts as the file it leads to, so one that leaves the folder is None.
         """
         name = PurePosixPath(file_name)
-        if name.is_absolute() or ".." in name.parts or "\\" in file_name or not name.name:
+        if name.is_absolute() or ".." in name.parts or not name.name or not _is_possible(file_name):
             return None
         try:
             path = self._subfolder(name.parent) / name.name
             if path.is_symlink():
                 path = path.resolve()
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-        ):  # too long a name, a loop of links, a NUL or lone surrogate
+        except (OSError, RuntimeError):  # too long a name, or a loop of links
             return None
         return path if path.is_relative_to(self.folder) else None
 
@@ -35,6 +32,15 @@ class ImageRoot:
         if name not in self._subfolders:
             self._subfolders[name] = (self.folder / name).resolve()
         return self._subfolders[name]
+
+
+def _is_possible(file_name: str) -> bool:
+    """Whether a file can have this name here and, so that a data set can move, on other systems."""
+    try:
+        os.fsencode(file_name)
+    except UnicodeEncodeError:
+        return False
+    return "\\" not in file_name and "\0" not in file_name
 
 
 def images_beside(json_path: Path) -> Path:

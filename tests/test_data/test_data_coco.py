@@ -1,0 +1,202 @@
+"""Reading COCO JSON: what is kept, and every fault that is named."""
+
+import json
+
+import pytest
+
+from s4m_pipeline.data.coco import load_coco, parse_coco
+from s4m_pipeline.data.findings import Problem
+from s4m_pipeline.errors import UserError
+
+
+def find(data_set):
+    return parse_coco(data_set.write(), data_set.images)
+
+
+def test_load_coco__sparse_unordered_ids_get_contiguous_labels_in_id_order(data_set):
+    data_set.document["categories"].reverse()
+    data_set.document["images"].reverse()
+    data = load_coco(data_set.write(), data_set.images)
+    assert [(c.id, c.name, c.label) for c in data.categories] == [(3, "cat", 0), (17, "dog", 1)]
+    assert [image.id for image in data.images] == [10, 20, 30, 40]
+    assert data.images[2].path == (data_set.images / "sub/c.png").resolve()
+    assert [a["id"] for a in data.instances(20)] == [3, 4]
+    assert data.class_counts(data.images[:1]) == {"cat": 1, "dog": 1}
+
+
+def test_load_coco__many_faults_are_named_in_one_message(data_set):
+    data_set.document["categories"].append({"id": 3, "name": "cow"})
+    data_set.document["images"][0]["file_name"] = "../a.png"
+    data_set.document["annotations"][2]["category_id"] = 4
+    with pytest.raises(UserError) as caught:
+        load_coco(data_set.write(), data_set.images)
+    for part in ("category ids used more than once (1): 3", "../a.png", "3 (category 4)", "s4m data check"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\xff\xfe", '{"images": 3}', "[" * 10**5])
+def test_load_coco__no_coco_json_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=r"a\.json: not"):
+        load_coco(tmp_path / "a.json", tmp_path)
+
+
+def test_load_coco__missing_json_is_refused(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        load_coco(tmp_path / "a.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../out.png",
+        "sub/../../out.png",
+        "/etc/out.png",
+        "..\\out.png",
+        "link.png",
+        "linked/x.png",
+        "a\0b",
+        "\ud800.png",
+        "x" * 300 + ".png",
+    ],
+)
+def test_parse_coco__name_leading_outside_is_refused(data_set, tmp_path, name):
+    (tmp_path / "out.png").write_bytes(b"secret")
+    (data_set.images / "link.png").symlink_to(tmp_path / "out.png")
+    (data_set.images / "linked").symlink_to(tmp_path)
+    data_set.document["images"][0]["file_name"] = name
+    data, findings = find(data_set)
+    assert len(findings.names(Problem.FILE_OUTSIDE)) == 1
+    assert [image.id for image in data.images] == [20, 30, 40]
+
+
+def test_parse_coco__linked_image_folder_is_followed(data_set, tmp_path):
+    (tmp_path / "link").symlink_to(data_set.images)
+    data, findings = parse_coco(data_set.write(), tmp_path / "link")
+    assert list(findings) == []
+    assert data.images_root == data_set.images.resolve()
+
+
+def test_parse_coco__link_inside_the_folder_is_the_same_file(data_set):
+    (data_set.images / "again.png").symlink_to("a.png")
+    data_set.document["images"][1]["file_name"] = "again.png"
+    assert find(data_set)[1].names(Problem.FILE_TWICE) == ["again.png"]
+
+
+IMAGE_FAULTS = {
+    "id is text": ({"id": "7"}, Problem.IMAGE_FAULTY),
+    "id is true": ({"id": True}, Problem.IMAGE_FAULTY),
+    "id too large": ({"id": 2**63}, Problem.IMAGE_FAULTY),
+    "no name": ({"file_name": None}, Problem.IMAGE_FAULTY),
+    "no width": ({"width": None}, Problem.IMAGE_FAULTY),
+    "zero height": ({"height": 0}, Problem.IMAGE_FAULTY),
+    "float size": ({"width": 24.0}, Problem.IMAGE_FAULTY),
+    "huge size": ({"width": 10**6, "height": 10**6}, Problem.SIZE_OVER_LIMIT),
+    "id twice": ({"id": 20}, Problem.IMAGE_ID_TWICE),
+    "name twice": ({"file_name": "b.png"}, Problem.FILE_TWICE),
+    "name twice, written otherwise": ({"file_name": "./b.png"}, Problem.FILE_TWICE),
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), IMAGE_FAULTS.values(), ids=IMAGE_FAULTS)
+def test_parse_coco__faulty_image_is_named(data_set, change, problem):
+    data_set.document["images"].append(
+        {**data_set.document["images"][0], "id": 50, "file_name": "e.png"} | change
+    )
+    data, findings = find(data_set)
+    assert [(p, len(names)) for p, names in findings if p.severity == "error"] == [(problem, 1)]
+    assert len(data.images) == 4
+
+
+ANNOTATION_FAULTS = {
+    "not an object": (None, Problem.ANNOTATION_FAULTY),
+    "no id": ({"id": None}, Problem.ANNOTATION_FAULTY),
+    "id twice": ({"id": 1}, Problem.ANNOTATION_ID_TWICE),
+    "unknown image": ({"image_id": 11}, Problem.IMAGE_UNKNOWN),
+    "image id is a list": ({"image_id": []}, Problem.IMAGE_UNKNOWN),
+    "unknown category": ({"category_id": 1}, Problem.CATEGORY_UNKNOWN),
+    "no area": ({"area": None}, Problem.AREA_FAULTY),
+    "infinite area": ({"area": float("inf")}, Problem.AREA_FAULTY),
+    "no iscrowd": ({"iscrowd": None}, Problem.CROWD_FAULTY),
+    "box of three": ({"bbox": [1, 2, 3]}, Problem.BOX_FAULTY),
+    "NaN in box": ({"bbox": [1, 2, 3, float("nan")]}, Problem.BOX_FAULTY),
+    "no mask": ({"segmentation": []}, Problem.MASK_FAULTY),
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), ANNOTATION_FAULTS.values(), ids=ANNOTATION_FAULTS)
+def test_parse_coco__faulty_annotation_is_named_and_left_out(data_set, change, problem):
+    good = dict(data_set.document["annotations"][0], id=99)
+    data_set.document["annotations"].append(good | change if change is not None else None)
+    data, findings = find(data_set)
+    assert [(p, len(names)) for p, names in findings if p.severity == "error"] == [(problem, 1)]
+    assert sum(map(len, data.annotations.values())) == 8
+
+
+UNUSABLE = {
+    "crowd": ({"iscrowd": 1}, Problem.CROWD),
+    "zero-width box": ({"bbox": [2, 2, 0, 4]}, Problem.BOX_EMPTY),
+    "box outside": ({"bbox": [24, 2, 5, 5]}, Problem.BOX_EMPTY),
+    "zero area": ({"area": 0}, Problem.BOX_EMPTY),
+    "empty mask": ({"segmentation": {"size": [16, 24], "counts": [384]}}, Problem.MASK_EMPTY),
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), UNUSABLE.values(), ids=UNUSABLE)
+def test_parse_coco__unusable_annotation_is_warned_of_and_not_counted(data_set, change, problem):
+    data_set.document["annotations"][0].update(change)
+    data, findings = find(data_set)
+    assert [p for p, _ in findings] == [problem]
+    assert problem.severity == "warning"
+    assert len(data.usable) == 7
+
+
+def test_load_coco__only_crowd_is_refused_with_counts(data_set):
+    for annotation in data_set.document["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.raises(UserError, match=r"nothing to learn from.*of 8: 8 crowd"):
+        load_coco(data_set.write(), data_set.images)
+
+
+def test_load_coco__no_annotations_are_refused_only_when_labelled(data_set):
+    data_set.document["annotations"] = []
+    with pytest.raises(UserError, match="the file has no annotations"):
+        load_coco(data_set.write(), data_set.images)
+    assert len(load_coco(data_set.json_path, data_set.images, labelled=False).images) == 4
+
+
+def test_parse_coco__unused_class_empty_image_id_zero_and_order_are_told(data_set):
+    data_set.document["categories"].insert(0, {"id": 40, "name": "owl"})
+    data_set.document["annotations"] = data_set.document["annotations"][:6]
+    data_set.document["annotations"][0]["id"] = 0
+    _, findings = find(data_set)
+    assert dict(findings) == {
+        Problem.CATEGORY_ORDER: ["40 comes first, 3 is lowest"],
+        Problem.CATEGORY_UNUSED: ["owl"],
+        Problem.ANNOTATION_ID_ZERO: ["0"],
+        Problem.IMAGE_WITHOUT_INSTANCE: ["sub/d.png"],
+    }
+
+
+def test_parse_coco__terminal_codes_in_names_are_escaped(data_set):
+    data_set.document["images"][0]["file_name"] = "/\x1b[31m\ud800.png"
+    assert find(data_set)[1].names(Problem.FILE_OUTSIDE) == ["/\\x1b[31m\\ud800.png"]
+
+
+@pytest.mark.parametrize(
+    "categories", [[], [None], [{"id": 1}], [{"id": -1, "name": "x"}], [{"id": 1, "name": " "}]]
+)
+def test_parse_coco__no_usable_category_is_an_error(data_set, categories):
+    data_set.document["categories"] = categories
+    assert find(data_set)[1].names(Problem.CATEGORY_NONE) == ["categories"]
+
+
+def test_parse_coco__category_name_twice_is_an_error(data_set):
+    data_set.document["categories"].append({"id": 18, "name": "dog"})
+    assert find(data_set)[1].names(Problem.CATEGORY_NAME_TWICE) == ["dog"]
+
+
+def test_parse_coco__json_written_by_python_with_nan_does_not_crash(data_set):
+    text = json.dumps(data_set.document).replace("12.0", "NaN", 1)
+    data_set.json_path.write_text(text)
+    assert parse_coco(data_set.json_path, data_set.images)[1].names(Problem.AREA_FAULTY) == ["1"]

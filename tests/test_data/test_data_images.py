@@ -1,0 +1,152 @@
+"""Image files of every kind, sound and damaged."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin
+
+from s4m_pipeline.data.findings import Problem
+from s4m_pipeline.data.images import ImageError, read_header, read_rgb
+
+RED_TOP = np.zeros((16, 24, 3), np.uint8)
+RED_TOP[:8, :, 0] = 200
+
+
+def save_rotated(path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RED_TOP).save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "red_side"),
+    [
+        (1, "top"),
+        (2, "top"),
+        (3, "bottom"),
+        (4, "bottom"),
+        (5, "left"),
+        (6, "right"),
+        (7, "right"),
+        (8, "left"),
+    ],
+)
+def test_read_rgb__exif_orientation_is_turned_upright(tmp_path, orientation, red_side):
+    save_rotated(tmp_path / "a.png", orientation)
+    rgb, header = read_rgb(tmp_path / "a.png")
+    halves = {"top": rgb[:4], "bottom": rgb[-4:], "left": rgb[:, :4], "right": rgb[:, -4:]}
+    assert (halves[red_side][..., 0] == 200).all()
+    assert (header.height, header.width) == rgb.shape[:2] == ((24, 16) if orientation >= 5 else (16, 24))
+    assert header == read_header(tmp_path / "a.png")
+    assert header.rotated == (orientation != 1)
+
+
+def test_read_rgb__cmyk_jpeg_becomes_the_same_colours(tmp_path):
+    Image.fromarray(RED_TOP).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    rgb, _ = read_rgb(tmp_path / "a.jpg")
+    assert rgb.dtype == np.uint8
+    assert np.abs(rgb[4, 12].astype(int) - [200, 0, 0]).max() < 12
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_read_rgb__sixteen_bit_grey_takes_the_high_byte(tmp_path, name):
+    values = np.linspace(0, 65535, 24 * 16).astype(np.uint16).reshape(16, 24)
+    Image.fromarray(values).save(tmp_path / name)
+    rgb, _ = read_rgb(tmp_path / name)
+    assert (rgb == (values >> 8)[..., None]).all()
+
+
+def png_chunk(kind, content):
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def test_read_rgb__sixteen_bit_colour_takes_the_high_byte(tmp_path):
+    values = np.arange(6 * 4 * 3, dtype=np.uint16).reshape(4, 6, 3) * 900
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", 6, 4, 16, 2, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    rgb, _ = read_rgb(tmp_path / "a.png")
+    assert (rgb == values >> 8).all()
+
+
+def test_read_rgb__alpha_is_dropped_and_colours_stay(tmp_path):
+    rgba = np.dstack([RED_TOP, np.zeros((16, 24), np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert (read_rgb(tmp_path / "a.png")[0] == RED_TOP).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA"])
+def test_read_rgb__grey_bilevel_and_palette_have_three_channels(tmp_path, mode):
+    image = Image.fromarray(RED_TOP).convert("L").point(lambda v: 255 if v else 0).convert(mode)
+    image.save(tmp_path / "a.png")
+    rgb, _ = read_rgb(tmp_path / "a.png")
+    assert (rgb[0, 0] == 255).all()
+    assert (rgb[-1, 0] == 0).all()
+
+
+def test_read_rgb__float_pixels_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match="no defined range"):
+        read_rgb(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.webp", "a.tif"])
+def test_read_rgb__truncated_file_is_unreadable(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(ImageError) as caught:
+        read_rgb(tmp_path / name)
+    assert caught.value.problem is Problem.FILE_UNREADABLE
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", Problem.FILE_EMPTY),
+        (b"<html>not found</html>", Problem.FILE_UNREADABLE),
+        (None, Problem.FILE_MISSING),
+    ],
+    ids=["empty", "html", "missing"],
+)
+def test_read_header__no_image_says_what_it_is(tmp_path, content, problem):
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        read_header(tmp_path / "a.png")
+    assert caught.value.problem is problem
+
+
+def test_read_header__postscript_is_never_run(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(ImageError, match="not a readable image"):
+        read_header(tmp_path / "a.png")
+
+
+def test_read_rgb__decompression_bomb_is_refused_from_its_header(tmp_path):
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ImageError, match=r"100000 x 100000 pixels.*--max-pixels"):
+        read_rgb(tmp_path / "bomb.png")
+    assert read_header(tmp_path / "bomb.png", max_pixels=10**10).width == 100_000
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_read_rgb__damaged_exif_counts_as_upright(tmp_path):
+    Image.fromarray(RED_TOP).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff", quality=95)
+    assert read_rgb(tmp_path / "a.jpg")[0].shape == (16, 24, 3)
+
+
+def test_read_rgb__several_frames_gives_the_first(tmp_path):
+    frames = [Image.fromarray(RED_TOP), Image.fromarray(255 - RED_TOP)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    assert TiffImagePlugin.TiffImageFile(tmp_path / "a.tif").n_frames == 2
+    assert (read_rgb(tmp_path / "a.tif")[0] == RED_TOP).all()

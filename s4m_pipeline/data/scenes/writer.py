@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from cache.atomic import write_bytes, write_text
-from s4m_pipeline.data.scenes.render import Scene, SceneStyle, draw_scene
+from s4m_pipeline.data.scenes.render import Scene, SceneObject, SceneStyle, draw_scene
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES, Family
 
 
@@ -27,14 +27,24 @@ DEMO_SUBSETS = (Subset("train", 0, 400), Subset("val", 1, 100), Subset("test", 2
 DEMO_SEED_SPACE = 4  # first word of the generators' seeds: no other scenes of the project use it
 
 
-def write_demo(
+def write_demo(folder: Path, seed: int = 0) -> dict[str, int]:
+    """Write the embedded data set; the same seed gives the same bytes. See `write_scenes`."""
+    return write_scenes(folder, DEMO_SUBSETS, DEMO_FAMILIES, (DEMO_SEED_SPACE, seed))
+
+
+def write_scenes(
     folder: Path,
-    seed: int = 0,
-    subsets: tuple[Subset, ...] = DEMO_SUBSETS,
-    families: dict[str, Family] = DEMO_FAMILIES,
-    style: SceneStyle | None = None,
+    subsets: tuple[Subset, ...],
+    families: dict[str, Family],
+    seed: tuple[int, ...],
+    *,
+    class_agnostic: bool = False,
 ) -> dict[str, int]:
-    """Write `folder/<subset>/*.png` and `folder/<subset>.json`; the same seed gives the same bytes.
+    """Write `folder/<subset>/*.png` and `folder/<subset>.json`.
+
+    Args:
+        families: what the scenes show; a category each, or one category `object` if `class_agnostic`.
+        seed: scene `i` of a subset is drawn from the numbers of the seed, the subset's stream and `i`.
 
     Returns:
         The number of annotated objects in each subset.
@@ -42,7 +52,7 @@ def write_demo(
     Raises:
         OSError: if the folder cannot be written.
     """
-    style = style or SceneStyle()
+    names = ["object"] if class_agnostic else list(families)
     counts = {}
     for subset in subsets:
         images_folder = folder / subset.name
@@ -50,14 +60,16 @@ def write_demo(
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in range(subset.size):
-            rng = np.random.default_rng([DEMO_SEED_SPACE, seed, subset.stream, index])
-            scene = draw_scene(rng, families, style)
+            rng = np.random.default_rng([*seed, subset.stream, index])
+            scene = draw_scene(rng, families, SceneStyle())
             name = f"{subset.name}_{index:05d}.png"
             write_bytes(images_folder / name, _png(scene))
             height, width = scene.image.shape[:2]
             images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
-            annotations += _annotations(scene, index + 1, len(annotations) + 1, list(families))
-        categories = [{"id": k + 1, "name": name} for k, name in enumerate(families)]
+            for item in scene.objects:
+                label = 0 if class_agnostic else names.index(item.family)
+                annotations.append(_annotation(item, index + 1, len(annotations) + 1, label + 1))
+        categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         write_text(folder / f"{subset.name}.json", json.dumps(content))
         counts[subset.name] = len(annotations)
@@ -70,19 +82,14 @@ def _png(scene: Scene) -> bytes:
     return data.tobytes()
 
 
-def _annotations(scene: Scene, image_id: int, first_id: int, names: list[str]) -> list[dict[str, Any]]:
-    annotations = []
-    for offset, item in enumerate(scene.objects):
-        rle = coco_mask.encode(np.asfortranarray(item.mask.astype(np.uint8)))
-        annotations.append(
-            {
-                "id": first_id + offset,
-                "image_id": image_id,
-                "category_id": names.index(item.family) + 1,
-                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-                "area": int(item.mask.sum()),
-                "bbox": coco_mask.toBbox(rle).tolist(),
-                "iscrowd": 0,
-            }
-        )
-    return annotations
+def _annotation(item: SceneObject, image_id: int, annotation_id: int, category_id: int) -> dict[str, Any]:
+    rle = coco_mask.encode(np.asfortranarray(item.mask.astype(np.uint8)))
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+        "area": int(item.mask.sum()),
+        "bbox": coco_mask.toBbox(rle).tolist(),
+        "iscrowd": 0,
+    }

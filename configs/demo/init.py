@@ -1,0 +1,11 @@
+"""Initial weights of the demo network: class-agnostic training on scenes of other object families.
+
+Commands:  python -m s4m_pipeline.models.demo_init.make scenes data/init
+           s4m pretrain-teacher configs/demo/init.py
+           python -m s4m_pipeline.models.demo_init.make strip work_dirs/init/teacher/weights.safetensors
+"""
+
+_base_ = ["demo.py"]
+
+data = dict(root="data/init", test=None, test_images=None)
+teacher = dict(iterations=3000, init_from=None, validate_every=1000, checkpoint_every=250, log_every=50)

@@ -2,7 +2,7 @@
 
 sam2 upscales with two transposed convolutions of kernel and stride 2. Their windows do not overlap, so each
 is a matrix product per token that yields the token's 2 x 2 children. Kept in token order until the masks are
-made, no feature map is ever transposed, layer norms are fused ones, and skip features are the products' addend.
+made, no feature map is ever transposed, layer norms are fused, and skip features are the products' addends.
 
 Axes: R rows (images), n prompts, L = h * w tokens, C width, M masks. A token's children are in (row, column)
 order: 4 of width C / 4 at stride 8, then 4 of width C / 8 below each at stride 4.

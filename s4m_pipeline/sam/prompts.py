@@ -12,9 +12,9 @@ class Prompts:
     """One prompt per instance: points, box, mask, or several of these together; at least one.
 
     Frame: x to the right, y down, in pixels of the *original* image, (0, 0) the top left pixel, exactly as
-    `SAM2ImagePredictor` takes them: it places x at x S / W + 0.5 of its square input of side S, half a pixel of
-    the square, not of the image, to the right. Every instance has the same number K of points: a padding point
-    (label -1) would change the result, so repeat points where an instance has fewer.
+    `SAM2ImagePredictor` takes them: it places x at x S / W + 0.5 of its square input of side S (half a pixel
+    of the square, not of the image). Every instance has the same number K of points: a padding point (label
+    -1) would change the result, so repeat points where an instance has fewer.
     """
 
     points_xy_px: Tensor | None = None

@@ -1,0 +1,289 @@
+"""Pseudo-labels to COCO JSON and back: RLE and polygons, category ids kept, one annotation per instance."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from cache.atomic import atomic_path
+from cache.errors import CacheError, abridged, disk_error, reading
+from cache.fingerprint import file_hash
+from cache.generation import Generation, GenerationSpec
+from cache.generations import begin, publish
+from cache.masks import Masks
+from cache.reader import CacheReader
+from cache.records import ImageLabels, Instances
+from cache.sharding import ShardSpec
+from cache.writer import ShardWriter
+
+MAX_PIXELS = 1 << 28
+"""A larger image is taken for a fault of the file: its masks alone would not fit in memory."""
+
+
+def export_coco(reader: CacheReader, path: Path, file_names: Mapping[int, str] | None = None) -> int:
+    """Write a generation's refined masks as COCO instance annotations with compressed RLE; returns how many.
+
+    Each has the extra fields `score`, `pred_iou` (null when unknown) and `raw_iou`. Masks without pixels are
+    left out.
+
+    Args:
+        reader: the generation.
+        path: the JSON file, replaced if it is there.
+        file_names: an image's file by its id; other images have the id in twelve digits and `.jpg`.
+
+    Raises:
+        CacheError: if the disk refuses.
+        DamagedError: if labels are damaged.
+    """
+    spec, names = reader.generation.spec, file_names or {}
+    categories = [
+        {"id": id_, "name": name} for id_, name in zip(spec.category_ids, spec.classes, strict=True)
+    ]
+    images: list[dict[str, Any]] = []
+    num_annotations = 0
+    try:
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            # One annotation at a time: a whole data set's list would need gigabytes.
+            file.write(f'{{"info":{json.dumps({"description": f"pseudo-labels, {reader.generation.name}"})},')
+            file.write(f'"categories":{json.dumps(categories)},"annotations":[')
+            for image_id in reader.image_ids.tolist():
+                labels = reader.read(image_id)
+                name = names.get(image_id, f"{image_id:012d}.jpg")
+                size = {"height": labels.height, "width": labels.width}
+                images.append({"id": image_id, "file_name": name, **size})
+                for annotation in _annotations(labels, spec.category_ids):
+                    num_annotations += 1
+                    separator = ",\n" if num_annotations > 1 else "\n"
+                    file.write(separator + json.dumps({"id": num_annotations, **annotation}))
+            file.write(f'\n],"images":{json.dumps(images)}}}\n')
+    except OSError as error:
+        raise disk_error(path, 2 * reader.size_bytes, error) from error
+    return num_annotations
+
+
+def _annotations(labels: ImageLabels, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+    instances = labels.instances
+    for m, (y0, x0, y1, x1) in enumerate(instances.masks.boxes.tolist()):
+        if y1 == y0:
+            continue
+        mask = instances.masks.select(np.array([m])).dense((0, 0, labels.height, labels.width))[0]
+        rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+        yield {
+            "image_id": labels.image_id,
+            "category_id": category_ids[instances.labels[m]],
+            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": int(instances.masks.areas[m]),
+            "iscrowd": 0,
+            "score": float(instances.scores[m]),
+            "pred_iou": _number(instances.pred_ious[m]),
+            "raw_iou": _number(instances.raw_ious[m]),
+        }
+
+
+def _number(value: np.float32) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def import_coco(path: Path, root: Path, number: int | None = None) -> Generation:
+    """Make a published generation of a COCO file's annotations, whoever made them. Resumes after a kill.
+
+    Args:
+        path: a COCO instance file; crowds and masks without pixels are left out.
+        root: the cache's folder.
+        number: which generation; by default the newest there is, or 1.
+
+    Raises:
+        CacheError: if the file is faulty, the generation holds anything else, or the disk refuses.
+    """
+    source = read_coco(path)
+    spec = GenerationSpec(
+        image_ids=list(source.images),
+        classes=source.classes,
+        category_ids=source.category_ids,
+        num_shards=1,
+        fingerprint={"imported_from": path.name, "file": file_hash(path)},
+    )
+    generation = begin(root, spec, number)
+    with ShardWriter(generation, ShardSpec(1, 1)) as writer:
+        for image_id in writer.pending.tolist():
+            writer.append(source.labels(image_id))
+    publish(generation)
+    return generation
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A checked COCO instance file, ready to be turned into labels.
+
+    Attributes:
+        classes: category names, ordered by category id; a label is an index into them.
+        category_ids: their ids.
+        images: height and width by image id.
+        annotations: by image id, without crowds.
+    """
+
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    images: dict[int, tuple[int, int]]
+    annotations: dict[int, list[dict[str, Any]]]
+
+    def labels(self, image_id: int) -> ImageLabels:
+        """The annotations of one image as labels; those without pixels are left out. Score 1 where none is
+        given.
+
+        Raises:
+            CacheError: naming the annotation whose segmentation cannot be read.
+        """
+        height, width = self.images[image_id]
+        masks, kept = [], []
+        for annotation in self.annotations.get(image_id, []):
+            mask = decode_segmentation(annotation.get("segmentation"), height, width, annotation.get("id"))
+            if mask.any():
+                masks.append(Masks.from_dense(mask[None]))
+                kept.append(annotation)
+        together = Masks(
+            np.concatenate([Masks.empty(0).boxes, *(mask.boxes for mask in masks)]),
+            np.concatenate([Masks.empty(0).bits, *(mask.bits for mask in masks)]),
+        )
+        instances = Instances.create(
+            masks=together,
+            labels=[self.category_ids.index(annotation["category_id"]) for annotation in kept],
+            scores=[annotation.get("score", 1.0) for annotation in kept],
+            pred_ious=[np.nan if (v := annotation.get("pred_iou")) is None else v for annotation in kept],
+        )
+        return ImageLabels(image_id=image_id, height=height, width=width, instances=instances)
+
+
+def read_coco(path: Path) -> CocoFile:
+    """Read a COCO instance file and check all of it but the segmentations.
+
+    Raises:
+        CacheError: listing what is wrong: not JSON, missing fields, ids given twice, unknown images or
+        categories.
+    """
+    try:
+        with reading(path):
+            body = json.loads(path.read_bytes())
+        categories = {int(entry["id"]): str(entry["name"]) for entry in body["categories"]}
+        images = {int(e["id"]): (int(e["height"]), int(e["width"])) for e in body["images"]}
+        annotations = [entry for entry in body["annotations"] if not entry.get("iscrowd", 0)]
+        owners = np.array([entry["image_id"] for entry in annotations], np.int64)
+        kinds = np.array([entry["category_id"] for entry in annotations], np.int64)
+    except FileNotFoundError:
+        raise CacheError(f"{path} is not there: expected a COCO instance file") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CacheError(
+            f"{path}: not a COCO instance file (categories, images with height and width, annotations with "
+            f"image_id and category_id): {type(error).__name__} {error}"
+        ) from None
+    faults = _faults(body, images, categories, owners, kinds)
+    if faults:
+        raise CacheError(f"{path}: " + "; ".join(faults))
+    ids = tuple(sorted(categories))
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for annotation, owner in zip(annotations, owners.tolist(), strict=True):
+        by_image.setdefault(owner, []).append(annotation)
+    return CocoFile(tuple(categories[id_] for id_ in ids), ids, images, by_image)
+
+
+def _faults(
+    body: dict[str, Any],
+    images: dict[int, tuple[int, int]],
+    categories: dict[int, str],
+    owners: NDArray[np.int64],
+    kinds: NDArray[np.int64],
+) -> list[str]:
+    faults = []
+    if not categories or not images:
+        faults.append(f"{len(categories)} categories, {len(images)} images")
+    for name, count in (("images", len(images)), ("categories", len(categories))):
+        if len(body[name]) != count:
+            faults.append(f"{len(body[name]) - count} {name} have an id that another one has")
+    sizes = [id_ for id_, (h, w) in images.items() if h < 1 or w < 1 or h * w > MAX_PIXELS]
+    if sizes:
+        faults.append(f"images without a sensible size: {abridged(sizes)}")
+    if (strangers := np.setdiff1d(owners, list(images))).size:
+        faults.append(f"annotations of images that are not listed: {abridged(strangers.tolist())}")
+    if (strangers := np.setdiff1d(kinds, list(categories))).size:
+        faults.append(f"annotations of categories that are not listed: {abridged(strangers.tolist())}")
+    return faults
+
+
+def decode_segmentation(
+    segmentation: Any, height: int, width: int, annotation_id: Any = None
+) -> NDArray[np.bool_]:
+    """A COCO polygon list, compressed or plain RLE as bool [height, width].
+
+    Everything is checked before native code sees it: pycocotools reads and writes beyond its buffers on
+    malformed input.
+
+    Raises:
+        CacheError: naming the annotation and the fault.
+    """
+    try:
+        if isinstance(segmentation, list):
+            return _decode_polygons(segmentation, height, width)
+        size, counts = list(segmentation["size"]), segmentation["counts"]
+        if size != [height, width]:
+            raise ValueError(f"size {size}, the image has {[height, width]}")
+        runs = counts if isinstance(counts, list) else _decode_counts(counts)
+        return _decode_runs(runs, height, width)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CacheError(
+            f"annotation {annotation_id}: segmentation cannot be read: {error or type(error).__name__}. "
+            "Expected polygons [[x, y, ...], ...] or RLE with size [height, width] and counts. Mend or "
+            "remove it"
+        ) from None
+
+
+def _decode_polygons(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
+    arrays = [np.asarray(polygon, np.float64) for polygon in polygons]
+    for array in arrays:
+        if array.ndim != 1 or array.size < 6 or array.size % 2:
+            raise ValueError(f"a polygon of {array.size} numbers; it needs an even number, six at least")
+        # The rasteriser's memory grows with the outline's length, wherever that lies.
+        if not (np.isfinite(array).all() and np.abs(array).max() <= 4 * max(height, width)):
+            raise ValueError("a polygon with coordinates far outside of the image")
+    if not arrays:
+        return np.zeros((height, width), np.bool_)
+    rles = coco_mask.frPyObjects([array.tolist() for array in arrays], height, width)
+    return _decode_runs(_decode_counts(coco_mask.merge(rles)["counts"]), height, width)
+
+
+def _decode_counts(text: str | bytes) -> list[int]:
+    """COCO's compressed counts: five bits a character, and each run but the first three as a difference."""
+    runs: list[int] = []
+    value = shift = 0
+    for code in text.encode("ascii") if isinstance(text, str) else text:
+        if not 48 <= code < 112 or shift > 60:
+            raise ValueError("counts hold a character that RLE does not use")
+        code -= 48
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("counts end in the middle of a number")
+    return runs
+
+
+def _decode_runs(runs: list[int], height: int, width: int) -> NDArray[np.bool_]:
+    lengths = np.asarray(runs)
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        raise ValueError("counts are not a list of whole numbers")
+    pixels = height * width
+    if (lengths < 0).any() or (lengths > pixels).any() or lengths.sum() != pixels:
+        raise ValueError(f"counts do not add up to the image's {pixels} pixels")
+    values = np.arange(lengths.size) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T

@@ -1,0 +1,198 @@
+"""An optional store of frozen image embeddings, so that a refresh can skip SAM's image encoder.
+
+They take 8 MiB an image at SAM 2's usual size - 25 GB for Cityscapes, 1 TB for COCO - so a budget is checked
+before the first byte.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.storage import LocalStore
+
+from cache import sealed
+from cache.atomic import atomic_folder
+from cache.errors import CacheError, DamagedError, disk_error, reading
+from cache.fingerprint import Fingerprint, check_plain, explain
+from cache.parts import refuse_newer
+from cache.schema import FORMAT, VERSION
+
+DESCRIPTION = "embeddings.json"
+CHECKSUM_BYTES = 4
+
+
+class EmbeddingStore:
+    """Float16 arrays of some levels for each image, one file each, uncompressed, with a checksum.
+
+    Any number of processes may write different images and read at the same time.
+
+    Args:
+        path: a folder that `EmbeddingStore.create` made.
+
+    Raises:
+        CacheError: if it is not there or was written by a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            body = sealed.read(path / DESCRIPTION)
+        except FileNotFoundError:
+            raise CacheError(f"{path}: no embeddings are stored there") from None
+        refuse_newer(path, body)
+        self.fingerprint: dict[str, Any] = body["fingerprint"]
+        self.shapes = {name: tuple(shape) for name, shape in body["shapes"].items()}
+        self._row = {image_id: row for row, image_id in enumerate(body["image_id"])}
+        self._arrays: dict[str, zarr.Array[Any]] | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        image_ids: Sequence[int],
+        shapes: Mapping[str, tuple[int, ...]],
+        fingerprint: Fingerprint,
+        budget_bytes: int,
+    ) -> "EmbeddingStore":
+        """Make a store, or open the one that is there.
+
+        Args:
+            path: its folder.
+            image_ids: the images that it may hold.
+            shapes: shape of one image's array by level name, e.g. `{"emb": (256, 64, 64)}`.
+            fingerprint: what embeddings depend on: the encoder's weights, the input size.
+            budget_bytes: how much the full store may take.
+
+        Raises:
+            CacheError: if the full store exceeds the budget or the free space, or another one is there.
+        """
+        check_plain(fingerprint)
+        image_bytes = sum(2 * int(np.prod(shape)) + CHECKSUM_BYTES for shape in shapes.values())
+        needed = image_bytes * len(image_ids)
+        if path.exists():
+            store = cls(path)
+            store._refuse_other(image_ids, shapes, fingerprint)
+            return store
+        if needed > budget_bytes:
+            raise CacheError(
+                f"{path}: {len(image_ids)} images of {image_bytes:,} bytes need {needed:,} bytes, the "
+                f"budget is {budget_bytes:,}. Raise the budget, or work without stored embeddings"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if needed > (free := shutil.disk_usage(path.parent).free):
+                raise CacheError(
+                    f"{path}: needs {needed:,} bytes, {free:,} are free. Make room, or do without"
+                )
+            _create(path, image_ids, shapes, fingerprint)
+        except OSError as error:
+            raise disk_error(path, needed, error) from error
+        return cls(path)
+
+    def __contains__(self, image_id: int) -> bool:
+        return image_id in self._row and all(
+            _size(self._file(name, image_id)) == 2 * int(np.prod(shape)) + CHECKSUM_BYTES
+            for name, shape in self.shapes.items()
+        )
+
+    def put(self, image_id: int, levels: Mapping[str, NDArray[np.float16]]) -> None:
+        """Store one image's arrays, all levels; again replaces them.
+
+        Raises:
+            CacheError: if the image or a shape is not the store's, or the disk refuses.
+        """
+        shapes = {name: tuple(level.shape) for name, level in levels.items()}
+        if image_id not in self._row or shapes != self.shapes:
+            raise CacheError(f"{self.path}: image {image_id} with {shapes}; expected {self.shapes}")
+        try:
+            for name, level in levels.items():
+                self._open()[name][self._row[image_id]] = level.astype(np.float16, copy=False)
+        except OSError as error:
+            raise disk_error(self.path, sum(2 * level.size for level in levels.values()), error) from error
+
+    def get(self, image_id: int) -> dict[str, NDArray[np.float16]]:
+        """One image's arrays by level.
+
+        Raises:
+            CacheError: if they are not stored.
+            DamagedError: if they are not as written.
+        """
+        if image_id not in self:
+            raise CacheError(f"{self.path}: no embedding of image {image_id}; compute it and `put` it")
+        levels = {}
+        for name, array in self._open().items():
+            try:
+                with reading(self.path):
+                    levels[name] = np.asarray(array[self._row[image_id]], np.float16)
+            except ValueError as error:
+                raise DamagedError(self._file(name, image_id), str(error), [image_id]) from error
+        return levels
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_arrays": None}
+
+    def _open(self) -> dict[str, zarr.Array[Any]]:
+        if self._arrays is None:
+            self._arrays = {
+                name: zarr.open_array(LocalStore(self.path / name), mode="r+", zarr_format=3)
+                for name in self.shapes
+            }
+        return self._arrays
+
+    def _file(self, name: str, image_id: int) -> Path:
+        zeros = ".0" * len(self.shapes[name])
+        return self.path / name / f"c.{self._row[image_id]}{zeros}"
+
+    def _refuse_other(
+        self, image_ids: Sequence[int], shapes: Mapping[str, tuple[int, ...]], fingerprint: Fingerprint
+    ) -> None:
+        differences = explain(self.fingerprint, fingerprint)
+        if list(self._row) != list(image_ids):
+            differences.append(f"image ids: stored {len(self._row)}, given {len(image_ids)}, not the same")
+        if self.shapes != dict(shapes):
+            differences.append(f"shapes: stored {self.shapes}, given {dict(shapes)}")
+        if differences:
+            raise CacheError(
+                f"{self.path} holds other embeddings: {'; '.join(differences)}. Use another folder"
+            )
+
+
+def _create(
+    path: Path, image_ids: Sequence[int], shapes: Mapping[str, tuple[int, ...]], fingerprint: Fingerprint
+) -> None:
+    body = {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": dict(fingerprint),
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
+        "image_id": [int(image_id) for image_id in image_ids],
+    }
+    with atomic_folder(path) as folder:
+        for name, shape in shapes.items():
+            zarr.create_array(
+                LocalStore(folder / name),
+                shape=(len(image_ids), *shape),
+                chunks=(1, *shape),
+                dtype="float16",
+                filters=[],
+                serializer=BytesCodec(endian="little"),
+                # zstd would save a tenth and triple the time of a read.
+                compressors=(Crc32cCodec(),),
+                fill_value=0,
+                chunk_key_encoding={"name": "default", "separator": "."},
+                config={"write_empty_chunks": True},
+            )
+        (folder / DESCRIPTION).write_bytes(sealed.dump(body))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1

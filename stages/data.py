@@ -20,7 +20,7 @@ Source = Annotated[Path, typer.Argument(metavar="JSON", help="COCO JSON file of 
 Images = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that its file names are relative to [default: train/ beside train.json, or ./]"
+        help="Folder that its file names are relative to (default: train/ beside train.json, else ./)"
     ),
 ]
 Validation = Annotated[
@@ -31,7 +31,7 @@ Validation = Annotated[
 ]
 ValidationImages = Annotated[
     Path | None,
-    typer.Option("--val-images", help="Image folder of the validation sets [default: as for --images]"),
+    typer.Option("--val-images", help="Image folder of the validation sets (default: as for --images)"),
 ]
 MaxPixels = Annotated[
     int, typer.Option(min=1, help="Largest width x height accepted; judged before decoding an image.")

@@ -1,5 +1,6 @@
 """Segmentation quality and class accuracy of pseudo-labels (paper, supplement)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,8 @@ def match_iou(iou: NDArray[np.float64]) -> list[float]:
 
 def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(N, M) IoU of masks (N, H, W) and (M, H, W)."""
-    flat_a, flat_b = a.reshape(len(a), -1).astype(np.float32), b.reshape(len(b), -1).astype(np.float32)
+    pixels = math.prod(a.shape[1:])
+    flat_a, flat_b = (masks.reshape(len(masks), pixels).astype(np.float32) for masks in (a, b))
     intersection = (flat_a @ flat_b.T).astype(np.float64)
     union = flat_a.sum(1)[:, None] + flat_b.sum(1)[None] - intersection
     iou: NDArray[np.float64] = intersection / np.maximum(union, 1)

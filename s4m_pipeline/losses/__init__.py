@@ -1,0 +1,1 @@
+"""Losses that mmdet does not have."""

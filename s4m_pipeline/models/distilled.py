@@ -1,0 +1,137 @@
+"""The teacher: Mask2Former that also learns SAM 2's layout by structural distillation (paper, 3.1)."""
+
+import time
+from typing import Any, Literal, NamedTuple
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from torch import Tensor, nn
+
+from s4m_pipeline.losses.structural import (
+    feature_loss,
+    resample_to_grid,
+    sample_query_points,
+    similarity_rows,
+    structural_loss,
+)
+from s4m_pipeline.models.teacher import InstanceMask2Former
+from s4m_pipeline.sam import BatchedSam
+from s4m_pipeline.sam import similarity_rows as sam_similarity_rows
+
+
+class MetaTeacher:
+    """SAM 2 as the teacher's teacher: shared, never copied, trained or saved with the network."""
+
+    def __init__(self, sam: BatchedSam) -> None:
+        self.sam = sam
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MetaTeacher":
+        return self
+
+
+@MODELS.register_module()
+class DistilledMask2Former(InstanceMask2Former):
+    """`InstanceMask2Former` with the SD loss, added once to the supervised ones; it predicts as without.
+
+    Args:
+        meta_teacher: SAM 2.
+        sd_weight: weight of the SD loss.
+        sd_points: query points per image.
+        sd_target: SAM's features after the mask decoder's two-way blocks, or the encoder's.
+        sd_loss: similarity rows (the paper's choice) or the features themselves.
+        network: arguments of `InstanceMask2Former`.
+    """
+
+    def __init__(
+        self,
+        *,
+        meta_teacher: MetaTeacher,
+        sd_weight: float,
+        sd_points: int,
+        sd_target: Literal["decoder", "encoder"],
+        sd_loss: Literal["structural", "feature"],
+        **network: Any,
+    ) -> None:
+        super().__init__(**network)
+        self.meta_teacher = meta_teacher
+        self.sd_weight = sd_weight
+        self.sd_points = sd_points
+        self.sd_target = sd_target
+        self.sd_loss = sd_loss
+        channels = network["panoptic_head"]["out_channels"]
+        sam_channels = meta_teacher.sam.network.hidden_dim
+        self.sd_projection: nn.Module = nn.Identity()
+        if sd_loss == "feature" and channels != sam_channels:
+            self.sd_projection = nn.Conv2d(channels, sam_channels, kernel_size=1)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """The supervised losses, `loss_sd`, and `sam_seconds`, the time that SAM took.
+
+        Args:
+            batch_inputs: (B, 3, H, W) float, normalised and padded.
+            batch_data_samples: B samples with `gt_instances`.
+        """
+        taken: list[Tensor] = []
+        # The pixel decoder runs once, inside the supervised loss; its first output is the embedding.
+        handle = self.panoptic_head.pixel_decoder.register_forward_hook(
+            lambda module, inputs, outputs: taken.append(outputs[0])
+        )
+        try:
+            losses: dict[str, Tensor] = super().loss(batch_inputs, batch_data_samples)
+        finally:
+            handle.remove()
+        sizes = [tuple(sample.img_shape[:2]) for sample in batch_data_samples]
+        began = _now(batch_inputs.device)
+        target = self._sam_target(self._clean_images(batch_inputs, sizes), batch_data_samples)
+        losses["sam_seconds"] = torch.tensor(_now(batch_inputs.device) - began)
+        embedding_BCL = resample_to_grid(taken[0], sizes, tuple(batch_inputs.shape[-2:]), target.grid_hw)
+        losses["loss_sd"] = self.sd_weight * self._distance(embedding_BCL, target)
+        return losses
+
+    def _sam_target(self, images: list[Tensor], samples: SampleList) -> "_Target":
+        sam = self.meta_teacher.sam
+        embeddings = sam.encode(images)
+        grid_hw = (embeddings.tokens_BChw.shape[-2], embeddings.tokens_BChw.shape[-1])
+        if self.sd_loss == "feature":
+            return _Target(grid_hw, embeddings.tokens_BChw.flatten(2), None)
+        points = [
+            sample_query_points(_foreground(sample, image), self.sd_points)
+            for sample, image in zip(samples, images, strict=True)
+        ]
+        rows, index = sam_similarity_rows(sam, embeddings, torch.stack(points), self.sd_target)
+        return _Target(grid_hw, rows, index)
+
+    def _distance(self, embedding: Tensor, target: "_Target") -> Tensor:
+        if target.index_BP is None:
+            return feature_loss(self.sd_projection(embedding).flatten(2), target.values)
+        return structural_loss(similarity_rows(embedding.flatten(2), target.index_BP), target.values)
+
+    def _clean_images(self, batch_inputs: Tensor, sizes: list[tuple[int, ...]]) -> list[Tensor]:
+        """The batch as RGB images (3, H, W) in [0, 1], without normalisation and padding."""
+        preprocessor = self.data_preprocessor
+        pixels = (batch_inputs.float() * preprocessor.std + preprocessor.mean) / 255
+        return [image[:, :height, :width] for image, (height, width) in zip(pixels, sizes, strict=True)]
+
+
+class _Target(NamedTuple):
+    """What the teacher's embedding is compared with."""
+
+    grid_hw: tuple[int, int]
+    values: Tensor
+    """(B, P, L) similarity rows, or (B, C, L) features."""
+    index_BP: Tensor | None
+    """(B, P) tokens of the query points; None for features."""
+
+
+def _foreground(sample: Any, image: Tensor) -> Tensor:
+    """(H, W) bool union of a sample's object masks, on the image's device; the image is not padded."""
+    height, width = image.shape[-2:]
+    masks = sample.gt_instances.masks.to_tensor(torch.bool, image.device)
+    return masks.any(dim=0)[:height, :width]
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

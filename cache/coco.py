@@ -67,6 +67,22 @@ def export_coco(reader: CacheReader, path: Path, file_names: Mapping[int, str] |
     return num_annotations
 
 
+def read_file_names(path: Path) -> dict[int, str]:
+    """The file names of a COCO file's images by id.
+
+    Raises:
+        CacheError: if it is not such a file.
+    """
+    try:
+        with reading(path):
+            images = json.loads(path.read_bytes())["images"]
+        return {int(entry["id"]): str(entry["file_name"]) for entry in images}
+    except FileNotFoundError:
+        raise CacheError(f"{path} is not there: expected a COCO file with `images`") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheError(f"{path}: no `images` with `id` and `file_name`: {error!r}") from None
+
+
 def _annotations(labels: ImageLabels, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
     instances = labels.instances
     for m, (y0, x0, y1, x1) in enumerate(instances.masks.boxes.tolist()):

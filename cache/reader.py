@@ -105,6 +105,11 @@ class CacheReader:
         """One small array (see `schema.COLUMNS`) of all parts in a row: for counts and histograms."""
         return np.concatenate([COLUMNS[name].empty(), *(part.columns[name] for part in self._parts)])
 
+    def instance_counts(self) -> NDArray[np.int64]:
+        """Instances of each image, int64, in the order of `column("image_id")`."""
+        counts = [np.diff(part.columns["inst_ptr"]) for part in self._parts]
+        return np.concatenate([np.zeros(0, np.int64), *counts])
+
     @property
     def size_bytes(self) -> int:
         """Bytes on disk."""

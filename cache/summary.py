@@ -1,0 +1,97 @@
+"""The figures of a generation, for people and for reports."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cache.generation import Generation
+from cache.reader import CacheReader
+
+SCORE_BINS = 20
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a generation is, from its manifests alone."""
+
+    number: int
+    published_at: str | None
+    num_images: int
+    num_stored: int
+    num_parts: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a generation holds.
+
+    Attributes:
+        num_instances: instances in all.
+        num_without: images without any.
+        per_class: instances by class name.
+        score_histogram: instances in each of SCORE_BINS equal bins of the score from 0 to 1.
+        mean_score, mean_pred_iou, mean_raw_iou: means over the instances that have one; None when none has.
+        fingerprint: what made it.
+        quality, statistics: as given at publication; None before.
+    """
+
+    num_instances: int
+    num_without: int
+    per_class: dict[str, int]
+    score_histogram: list[int]
+    mean_score: float | None
+    mean_pred_iou: float | None
+    mean_raw_iou: float | None
+    fingerprint: dict[str, Any]
+    quality: dict[str, Any] | None
+    statistics: dict[str, Any] | None
+
+
+def state(generation: Generation) -> State:
+    """How far a generation is.
+
+    Raises:
+        DamagedError: if a manifest or a file size is wrong.
+    """
+    parts, publication = generation.parts(), generation.published()
+    return State(
+        number=generation.number,
+        published_at=publication["published_at"] if publication else None,
+        num_images=generation.image_ids.size,
+        num_stored=generation.stored_ids().size,
+        num_parts=len(parts),
+        size_bytes=sum(part.size_bytes for part in parts),
+    )
+
+
+def summarise(generation: Generation) -> Summary:
+    """Count what a generation holds, complete or not, without reading masks.
+
+    Raises:
+        DamagedError: if a small array is damaged.
+    """
+    spec, publication = generation.spec, generation.published()
+    with CacheReader(generation) as reader:
+        labels, scores = reader.column("label"), reader.column("score")
+        pred_ious, raw_ious = reader.column("pred_iou"), reader.column("raw_iou")
+        counts = reader.instance_counts()
+    per_class = np.bincount(labels, minlength=len(spec.classes)).tolist()
+    return Summary(
+        num_instances=labels.size,
+        num_without=int((counts == 0).sum()),
+        per_class=dict(zip(spec.classes, per_class, strict=True)),
+        score_histogram=np.histogram(scores, SCORE_BINS, (0, 1))[0].tolist(),
+        mean_score=_mean(scores),
+        mean_pred_iou=_mean(pred_ious),
+        mean_raw_iou=_mean(raw_ious),
+        fingerprint=dict(spec.fingerprint),
+        quality=publication["quality"] if publication else None,
+        statistics=publication["statistics"] if publication else None,
+    )
+
+
+def _mean(values: Any) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else None

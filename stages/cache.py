@@ -1,0 +1,295 @@
+"""`s4m cache`: look into a pseudo-label cache, check it, mend it, compare and export its generations."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from s4m_pipeline import console
+
+if TYPE_CHECKING:
+    from cache.generation import Generation
+    from cache.summary import Summary
+    from cache.verify import Verification
+
+app = typer.Typer(help="Inspect, check, mend, compare and export pseudo-labels.", no_args_is_help=True)
+
+Root = Annotated[Path, typer.Argument(metavar="CACHE", help="The cache's folder.", show_default=False)]
+Number = Annotated[int | None, typer.Option("--generation", "-g", min=1, help="Number of a generation.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+
+
+@app.command()
+def info(root: Root, generation: Number = None, as_json: Json = False) -> None:
+    """List the generations; of one (by default the newest), show what made it and what it holds."""
+    from cache.generations import current_number
+    from cache.summary import state, summarise
+
+    chosen = _chosen(root, generation)[-1]
+    states = [state(known) for known in _chosen(root, None)]
+    current, summary = current_number(root), summarise(chosen)
+    if as_json:
+        _print_json(
+            {"current": current or None, "generations": states, "of": chosen.number, "summary": summary}
+        )
+        return
+    rows = [
+        [
+            str(entry.number),
+            _standing(entry.number, current, entry.published_at),
+            f"{entry.num_stored} of {entry.num_images}",
+            str(entry.num_parts),
+            f"{entry.size_bytes / 1e6:.2f} MB",
+            f"{entry.size_bytes / max(entry.num_stored, 1):.0f}",
+        ]
+        for entry in states
+    ]
+    columns = ["generation", "state", "images labelled", "parts", "size", "bytes / image"]
+    _print_table(f"{root}", columns, rows)
+    _print_summary(chosen, summary)
+
+
+@app.command()
+def verify(root: Root, generation: Number = None, as_json: Json = False) -> None:
+    """Compare every byte with its checksum, of all generations or one; exit code 1 if anything is damaged."""
+    from cache.errors import DamagedError
+    from cache.generations import current_number
+    from cache.verify import verify as verify_generation
+
+    checked = {known: verify_generation(known) for known in _chosen(root, generation)}
+    try:
+        current_number(root)
+        faults = []
+    except DamagedError as damage:
+        faults = [str(damage)]
+    sound = not faults and all(found.sound for found in checked.values())
+    if as_json:
+        reports = [_report(known, found) for known, found in checked.items()]
+        _print_json({"sound": sound, "faults": faults, "generations": reports})
+    else:
+        for line in faults:
+            console.result.print(line, markup=False)
+        for known, found in checked.items():
+            _print_verification(known, found)
+    raise typer.Exit(0 if sound else 1)
+
+
+@app.command()
+def repair(root: Root, generation: Number = None, as_json: Json = False) -> None:
+    """Remove what is damaged, image by image; intact labels stay, and refine redoes just the others."""
+    from cache.verify import repair as repair_generation
+    from cache.verify import restore_current
+
+    restored = restore_current(root)
+    repairs = {known: repair_generation(known) for known in _chosen(root, generation)}
+    if as_json:
+        reports = [{"generation": known.number, **asdict(done)} for known, done in repairs.items()]
+        _print_json({"current_restored": restored is not None, "generations": reports})
+        return
+    if restored:
+        console.result.print(f"CURRENT.json was damaged; it names {restored.name} again.")
+    for known, done in repairs.items():
+        console.result.print(
+            f"{known.name}: {done.num_parts} damaged parts removed, {done.num_rescued} images kept, "
+            f"{done.removed_ids.size} to be redone."
+        )
+        if done.removed_ids.size:
+            console.result.print("Redo them; the last command publishes the generation again:")
+            for shard in known.missing():
+                console.result.print(f"  s4m refine CONFIG --generation {known.number} --shard {shard}")
+
+
+@app.command()
+def diff(
+    root: Root,
+    old: Annotated[int, typer.Argument(metavar="A", help="Number of the earlier generation.")],
+    new: Annotated[int, typer.Argument(metavar="B", help="Number of the later one.")],
+    as_json: Json = False,
+) -> None:
+    """What changed from generation A to B: instances gained, lost, relabelled, and how far masks moved."""
+    from cache.compare import compare
+    from cache.generation import Generation
+    from cache.reader import CacheReader
+
+    with CacheReader(Generation(root, old)) as before, CacheReader(Generation(root, new)) as after:
+        change = compare(before, after)
+    if as_json:
+        _print_json(asdict(change))
+        return
+    rows = [
+        ["images in both", f"{change.num_images}"],
+        [f"images in {old} only, in {new} only", f"{change.only_old}, {change.only_new}"],
+        ["images with a change", f"{change.num_changed}"],
+        ["instances kept", f"{change.kept}"],
+        ["instances relabelled", f"{change.relabelled}"],
+        ["instances gained", f"{change.gained}"],
+        ["instances lost", f"{change.lost}"],
+        ["mean IoU of matches", f"{change.mean_iou:.3f}"],
+    ]
+    _print_table(f"generation {old} -> {new}", ["", "count"], rows)
+
+
+@app.command()
+def gc(
+    root: Root,
+    keep: Annotated[int, typer.Option(min=1, help="Generations to keep, the current one included.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Remove old generations that nobody reads, and what killed processes left behind."""
+    from cache.generations import collect_garbage
+
+    removed = [str(path) for path in collect_garbage(root, keep)]
+    if as_json:
+        _print_json({"removed": removed})
+        return
+    for path in removed:
+        console.result.print(f"removed {path}", markup=False)
+    console.result.print(f"{len(removed)} folders removed.")
+
+
+@app.command()
+def export(
+    root: Root,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)],
+    generation: Number = None,
+    to: Annotated[Literal["coco"], typer.Option("--to", help="Format.")] = "coco",
+    images: Annotated[
+        Path | None, typer.Option(help="COCO JSON of the images, for their file names.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a generation (by default the current one) as COCO instance annotations."""
+    from cache.coco import export_coco, read_file_names
+    from cache.generation import Generation
+    from cache.reader import CacheReader
+
+    names = read_file_names(images) if images else None
+    reader = CacheReader(Generation(root, generation)) if generation else CacheReader.current(root)
+    with reader:
+        count = export_coco(reader, output, names)
+    console.result.print(f"{output}: {count} annotations of {len(reader)} images", markup=False)
+
+
+@app.command("import")
+def import_(
+    root: Root,
+    annotations: Annotated[Path, typer.Argument(metavar="JSON", help="COCO instance annotations.")],
+    generation: Number = None,
+) -> None:
+    """Make a generation of COCO annotations, whoever made them, and publish it."""
+    from cache.coco import import_coco
+
+    made = import_coco(annotations, root, generation)
+    console.result.print(f"{made.path}: {made.image_ids.size} images, published", markup=False)
+
+
+@app.command()
+def publish(root: Root, generation: Number = None) -> None:
+    """Make a complete generation (by default the newest) the one that trainings take."""
+    from cache.generations import publish as publish_generation
+
+    chosen = _chosen(root, generation)[-1]
+    publish_generation(chosen)
+    console.result.print(f"{chosen.name} is current")
+
+
+def _chosen(root: Path, number: int | None) -> "list[Generation]":
+    """The generation with that number, or all there are."""
+    from cache.errors import CacheError
+    from cache.generation import Generation
+    from cache.generations import generations
+
+    if number:
+        return [Generation(root, number)]
+    if known := generations(root):
+        return known
+    raise CacheError(f"{root}: no cache is there, or no generation in it. `s4m refine` makes one.")
+
+
+def _standing(number: int, current: int, published_at: str | None) -> str:
+    if published_at is None:
+        return "incomplete since a repair" if number == current else "in progress"
+    return f"{'current' if number == current else 'published'}, {published_at}"
+
+
+def _print_summary(generation: "Generation", summary: "Summary") -> None:
+    total = max(summary.num_instances, 1)
+    classes = [[name, f"{n}", f"{n / total:.1%}"] for name, n in summary.per_class.items()]
+    _print_table(f"{generation.name}: {summary.num_instances} instances", ["class", "instances", ""], classes)
+    bins, highest = len(summary.score_histogram), max(*summary.score_histogram, 1)
+    scores = [
+        [f"{i / bins:.2f} - {(i + 1) / bins:.2f}", f"{n}", "#" * math.ceil(30 * n / highest)]
+        for i, n in enumerate(summary.score_histogram)
+        if n
+    ]
+    _print_table("scores", ["score", "instances", ""], scores)
+    figures = {
+        "images without an instance": summary.num_without,
+        "mean score": summary.mean_score,
+        "mean IoU predicted by SAM": summary.mean_pred_iou,
+        "mean IoU with the teacher's mask": summary.mean_raw_iou,
+        **(summary.quality or {}),
+        **(summary.statistics or {}),
+    }
+    rows = [
+        [name, f"{v:.3f}" if isinstance(v, float) else f"{v}"] for name, v in figures.items() if v is not None
+    ]
+    _print_table("figures", ["", "value"], rows)
+    _print_table("made by", ["", "value"], [[name, f"{v}"] for name, v in summary.fingerprint.items()])
+
+
+def _report(generation: "Generation", found: "Verification") -> dict[str, Any]:
+    return {
+        "generation": generation.number,
+        "sound": found.sound,
+        "intact": len(found.intact_ids),
+        "damaged_ids": found.damaged_ids,
+        "absent_ids": found.absent_ids,
+        "damages": [
+            {"path": str(damage.path), "problem": damage.problem, "image_ids": damage.image_ids}
+            for damage in found.damages
+        ],
+    }
+
+
+def _print_verification(generation: "Generation", found: "Verification") -> None:
+    if found.sound:
+        pending = f", {found.absent_ids.size} not labelled yet" if found.absent_ids.size else ""
+        console.result.print(f"{generation.name}: sound, {found.intact_ids.size} images{pending}")
+        return
+    rows = [[str(damage.path.relative_to(generation.path)), damage.problem] for damage in found.damages]
+    _print_table(f"{generation.name}: {len(rows)} damages", ["file", "problem"], rows)
+    ids = " ".join(map(str, found.lost_ids.tolist()))
+    console.result.print(f"{found.lost_ids.size} images lost: {ids}", soft_wrap=True)
+    console.result.print(f"Next: s4m cache repair {generation.root}", markup=False, soft_wrap=True)
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 or not column else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.result.print(table)
+
+
+def _print_json(body: dict[str, Any]) -> None:
+    """Dataclasses as objects, arrays as lists, NaN as null."""
+    print(json.dumps(_plain(body), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return _plain(asdict(value))
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

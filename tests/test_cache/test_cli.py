@@ -1,0 +1,127 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from cache.errors import CacheError
+from cache.generations import begin, current, publish
+from stages.cache import app
+from test_cache.samples import fill, make_labels, make_published, make_spec
+
+
+@pytest.fixture
+def root(tmp_path):
+    make_published(tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def run(*arguments, exit_code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, CacheError):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+def run_json(*arguments, exit_code=0):
+    return json.loads(run(*arguments, "--json", exit_code=exit_code))
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_info__counts_classes_scores_and_figures(root):
+    generation = begin(root, make_spec(teacher="sha256:bbbb"), number=2)
+    fill(generation)
+    publish(generation, quality={"SQ": 49.4})
+    begin(root, make_spec(), number=3)
+
+    body = run_json("info", root, "-g", 2)
+
+    num_instances = sum(len(make_labels(i).instances) for i in range(12))
+    assert body["current"] == 2
+    assert [(g["num_stored"], g["num_parts"]) for g in body["generations"]] == [(12, 3), (12, 3), (0, 0)]
+    assert body["generations"][2]["published_at"] is None
+    summary = body["summary"]
+    assert summary["num_instances"] == sum(summary["per_class"].values()) == num_instances
+    assert sum(summary["score_histogram"]) == num_instances
+    assert summary["quality"] == {"SQ": 49.4}
+    assert summary["fingerprint"]["teacher"] == "sha256:bbbb"
+    table = run("info", root, "-g", 2)
+    for text in ("in progress", "person", "SQ", "sha256:bbbb", "12 of 12"):
+        assert text in table
+    assert "0 instances" in run("info", root)
+
+
+def test_verify__exit_code_and_image_ids_tell_of_damage(root):
+    assert run_json("verify", root)["sound"]
+    assert "sound, 12 images" in run("verify", root)
+    flip_a_bit(root / "gen-0001/parts/part-0001-000002/score/c.0")
+
+    body = run_json("verify", root, exit_code=1)
+
+    assert body["generations"][0]["damaged_ids"] == [5, 6, 7, 8, 9]
+    output = run("verify", root, exit_code=1)
+    assert "5 images lost: 5 6 7 8 9" in output and "s4m cache repair" in output
+
+
+def test_repair__names_the_commands_that_redo_the_images(root):
+    flip_a_bit(root / "gen-0001/parts/part-0001-000002/score/c.0")
+
+    assert "s4m refine CONFIG --generation 1 --shard 1/1" in run("repair", root)
+
+    with pytest.raises(CacheError, match="incomplete"):
+        run("publish", root)
+    fill(begin(root, make_spec()))
+    assert "gen-0001 is current" in run("publish", root)
+    assert run_json("verify", root)["sound"]
+
+
+def test_repair__damaged_current_file_is_restored(root):
+    flip_a_bit(root / "CURRENT.json")
+    assert run_json("verify", root, exit_code=1)["faults"]
+    assert run_json("repair", root)["current_restored"]
+    assert current(root).number == 1
+
+
+def test_diff__of_equal_generations_keeps_all(root):
+    make_published(root, number=2)
+    body = run_json("diff", root, 1, 2)
+    assert (body["num_images"], body["gained"], body["lost"], body["mean_iou"]) == (12, 0, 0, 1.0)
+    assert "mean IoU of matches" in run("diff", root, 1, 2)
+
+
+def test_gc__removes_the_old_generation(root):
+    make_published(root, number=2)
+    assert run_json("gc", root, "--keep", 2)["removed"] == []
+    assert "1 folders removed" in run("gc", root)
+
+
+def test_export_and_import__round_trip(root, tmp_path):
+    images = {"images": [{"id": i, "file_name": f"street/{i}.png"} for i in range(12)]}
+    (tmp_path / "images.json").write_text(json.dumps(images))
+
+    run("export", root, "--to", "coco", "-o", tmp_path / "out.json", "--images", tmp_path / "images.json")
+    run("import", tmp_path / "other", tmp_path / "out.json")
+
+    body = json.loads((tmp_path / "out.json").read_text())
+    assert body["images"][4]["file_name"] == "street/4.png"
+    assert run_json("info", tmp_path / "other")["summary"]["num_instances"] == len(body["annotations"])
+
+
+@pytest.mark.parametrize("command", [["info"], ["verify"], ["repair"], ["publish"]], ids=lambda c: c[0])
+def test_any__missing_cache_is_refused(tmp_path, command):
+    with pytest.raises(CacheError, match="no cache is there"):
+        run(*command, tmp_path / "absent")
+
+
+def test_help__answers_without_zarr_or_torch():
+    code = (
+        "import sys, stages.cache; assert not {'zarr', 'torch', 'numpy'} & set(sys.modules), 'heavy import'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

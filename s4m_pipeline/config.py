@@ -22,7 +22,7 @@ def load_config(
         path: the config file.
         overrides: texts `a.b=c`; c is read as a Python literal, `true`/`false`/`null`, or else as text.
         open_keys: top-level keys below which an override may name what the config does not hold yet
-            (groups with defaults, checked by whoever parses them).
+            (groups with defaults). These and new top-level keys are checked by whoever parses them.
 
     Returns:
         The config as plain values, and the faults of the overrides, one line each.
@@ -64,7 +64,7 @@ def _apply(config: dict[str, Any], override: str, open_keys: Sequence[str]) -> s
         node[int(leaf)] = _literal(text)
     elif not isinstance(node, dict):
         return f"--set {name}: {'.'.join(parents)} holds a value, not keys"
-    elif leaf in node or (parents and parents[0] in open_keys):
+    elif leaf in node or not parents or parents[0] in open_keys:
         node[leaf] = _literal(text)
     else:
         return f"--set {name}: unknown key{_near(leaf, node)}"

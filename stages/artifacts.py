@@ -71,7 +71,7 @@ class RunRecord:
         """Start a stage in `folder`, or go on with the interrupted run found there.
 
         Args:
-            config: the whole config, as plain values.
+            config: the whole config with all defaults, as plain values.
             data: sha256 of each file that the result depends on.
             overwrite: delete the outputs of an earlier run first.
 

@@ -1,5 +1,6 @@
 """Stage 1: train the teacher on the labelled images."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,7 +41,8 @@ def pretrain_teacher(
     train, val = _load_data(options)
     folder = experiment_folder(config, work_dir) / TEACHER
     fingerprint = {data.json_path.name: data.sha256 for data in (train, val)}
-    record = RunRecord.open(folder, "pretrain-teacher", parts, fingerprint, overwrite=overwrite)
+    settings = {**parts, **dataclasses.asdict(options)}
+    record = RunRecord.open(folder, "pretrain-teacher", settings, fingerprint, overwrite=overwrite)
 
     from s4m_pipeline.engine.hooks import Interrupted
 
@@ -49,12 +51,9 @@ def pretrain_teacher(
         first_step = _start(runner, options.teacher, train, allow_partial, trust_checkpoint)
         record.note(device=_device_name(), from_step=first_step)
         began = time.perf_counter()
-        stop.install()
-        try:
+        with stop.listening(), progress:
             runner.train()
-        finally:
-            progress.stop()
-        result = _finish(runner, train, config)
+            result = _finish(runner, train, config)
     except Interrupted as signal:
         record.close("interrupted")
         console.progress.print(f"{signal}: saved in {folder}; the same command goes on from there.")

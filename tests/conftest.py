@@ -67,10 +67,10 @@ def _write_subset(root: Path, name: str, size: int, rng: np.random.Generator) ->
     (root / f"{name}.json").write_text(json.dumps(document))
 
 
-@pytest.fixture
-def tiny_config(tiny_coco: TinyCoco, tmp_path: Path) -> Path:
-    """The demo's config on the tiny data set, for a few steps of two images."""
-    path = tmp_path / "tiny.py"
+@pytest.fixture(scope="session")
+def tiny_config(tiny_coco: TinyCoco, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's network on the tiny data set from random weights, for a few steps of two images."""
+    path = tmp_path_factory.mktemp("tiny_config") / "tiny.py"
     path.write_text(
         f"""
 _base_ = [{str(REPOSITORY / "configs/demo/demo.py")!r}]

@@ -32,6 +32,19 @@ def train(tiny_config: Path, tmp_path: Path) -> Train:
     return run
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tiny_config: Path, tmp_path_factory: pytest.TempPathFactory, _registered_hooks: None
+) -> Path:
+    """The stage's folder of a run that nothing disturbed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    pretrain_teacher(tiny_config, [], folder)
+    torch.set_num_threads(threads)
+    return folder / "teacher"
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Sums depend on how many threads share them; the processes started here have one as well."""
@@ -77,8 +90,8 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def test_pretrain_teacher__finished_run_leaves_weights_metrics_and_record(train: Train) -> None:
-    folder = train("run")
+def test_pretrain_teacher__finished_run_leaves_weights_metrics_and_record(uninterrupted: Path) -> None:
+    folder = uninterrupted
     assert logged_steps(folder) == [2, 3, 4, 6, 6]
     assert {path.name for path in folder.glob("iter_*.pth")} == {"iter_4.pth", "iter_6.pth"}
     content = record(folder)
@@ -91,9 +104,8 @@ def test_pretrain_teacher__finished_run_leaves_weights_metrics_and_record(train:
 
 
 def test_pretrain_teacher__killed_and_repeated_gives_the_weights_of_an_uninterrupted_run(
-    train: Train, tiny_config: Path, tmp_path: Path
+    uninterrupted: Path, train: Train, tiny_config: Path, tmp_path: Path
 ) -> None:
-    whole = train("whole")
     process = start(tiny_config, tmp_path / "killed")
     wait_for(tmp_path / "killed/teacher/iter_2.pth", process)
     process.kill()
@@ -101,32 +113,38 @@ def test_pretrain_teacher__killed_and_repeated_gives_the_weights_of_an_uninterru
     assert record(tmp_path / "killed/teacher")["status"] == "running"
     resumed = train("killed")
     assert record(resumed)["sessions"][1]["from_step"] in (2, 4, 6)
-    assert_same_weights(whole, resumed)
-    assert logged_steps(resumed) == logged_steps(whole)
+    assert_same_weights(uninterrupted, resumed)
+    assert logged_steps(resumed) == logged_steps(uninterrupted)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code", "moment"),
+    [
+        (signal.SIGTERM, 143, "training"),
+        (signal.SIGINT, 130, "training"),
+        (signal.SIGTERM, 143, "validation"),
+    ],
+    ids=["term", "int", "term_in_validation"],
+)
 def test_pretrain_teacher__signal_saves_and_the_repeated_command_goes_on(
-    number: signal.Signals, code: int, train: Train, tiny_config: Path, tmp_path: Path
+    number: signal.Signals, code: int, moment: str, uninterrupted: Path, train: Train, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run/teacher"
-    settings = ("teacher.iterations=500", "teacher.checkpoint_every=500", "teacher.log_every=1")
-    process = start(tiny_config, tmp_path / "run", *settings)
-    wait_for(folder / "metrics.jsonl", process)
-    while len(logged_steps(folder)) < 2:
-        wait_for(folder / "metrics.jsonl", process)
-    process.send_signal(number)
-    assert process.wait(60) == code
+    folder = tmp_path / "stopped/teacher"
+    settings = ("teacher.checkpoint_every=100", "teacher.validate_every=3")
+    hook = f"custom_hooks=[{{'type': 'SendSignal', 'number': {int(number)}, 'moment': '{moment}'}}]"
+    with pytest.raises(SystemExit) as caught:
+        train("stopped", *settings, hook)
+    assert caught.value.code == code
     assert record(folder)["status"] == "interrupted"
-    (checkpoint,) = folder.glob("iter_*.pth")
-    done = int(checkpoint.stem.removeprefix("iter_"))
-    assert logged_steps(folder)[-1] <= done < 500
+    assert [path.name for path in folder.glob("iter_*.pth")] == ["iter_3.pth"]
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    assert_same_weights(uninterrupted, train("stopped", *settings, hook))
 
 
-def test_pretrain_teacher__number_of_workers_does_not_change_the_weights(train: Train) -> None:
-    one = train("none", "teacher.iterations=2")
-    two = train("two", "teacher.iterations=2", "teacher.workers=2")
-    assert_same_weights(one, two)
+def test_pretrain_teacher__number_of_workers_does_not_change_the_weights(
+    uninterrupted: Path, train: Train
+) -> None:
+    assert_same_weights(uninterrupted, train("run", "teacher.workers=2"))
 
 
 def test_pretrain_teacher__finished_run_is_refused_and_redone_with_overwrite(train: Train) -> None:
@@ -169,13 +187,17 @@ def test_pretrain_teacher__images_shared_with_validation_are_refused(train: Trai
 
 
 def test_pretrain_teacher__nan_in_a_batch_skips_that_step(train: Train) -> None:
-    folder = train("run", "custom_hooks=[{'type': 'SpoilBatch', 'step': 3}]")
+    spoil = "custom_hooks=[{'type': 'SpoilBatch', 'step': 3}]"
+    folder = train("run", "teacher.checkpoint_every=100", "model.backbone.norm_eval=true", spoil)
     assert all(tensor.isfinite().all() for tensor in weights(folder).values() if tensor.is_floating_point())
     assert "step 4 skipped" in (folder / "log/train.log").read_text()
 
 
-def test_pretrain_teacher__nan_weights_are_replaced_by_the_last_checkpoint(train: Train) -> None:
-    folder = train("run", "teacher.iterations=8", "custom_hooks=[{'type': 'SpoilWeights', 'step': 3}]")
+@pytest.mark.parametrize("spoiler", ["SpoilWeights", "SpoilBatch"])
+def test_pretrain_teacher__nan_weights_or_statistics_are_replaced_by_the_last_checkpoint(
+    spoiler: str, train: Train
+) -> None:
+    folder = train("run", f"custom_hooks=[{{'type': '{spoiler}', 'step': 3}}]")
     assert all(tensor.isfinite().all() for tensor in weights(folder).values() if tensor.is_floating_point())
     assert "back to the weights of" in (folder / "log/train.log").read_text()
 
@@ -186,15 +208,30 @@ def test_pretrain_teacher__lasting_nan_stops_and_names_the_images(train: Train, 
     assert record(tmp_path / "run/teacher")["status"] == "failed"
 
 
-def test_pretrain_teacher__starts_from_given_weights(train: Train) -> None:
-    first = train("first", "teacher.iterations=1")
+def test_pretrain_teacher__starts_from_given_weights(uninterrupted: Path, train: Train) -> None:
     settings = ("teacher.iterations=1", "optim_wrapper.optimizer.lr=0.0", "model.backbone.norm_eval=True")
-    second = train("second", *settings, f"teacher.init_from={first / 'weights.safetensors'}")
-    assert_same_weights(first, second)
+    started = train("run", *settings, f"teacher.init_from={uninterrupted / 'weights.safetensors'}")
+    assert_same_weights(uninterrupted, started)
 
 
 def _fail(runner: Any) -> None:
     raise RuntimeError("as if the machine had stopped")
+
+
+class SendSignal(Hook):
+    """Sends this process a signal in the middle of step 3 or of its validation."""
+
+    def __init__(self, number: int, moment: str) -> None:
+        self.number = number
+        self.moment = moment
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if self.moment == "training" and runner.iter == 2:
+            os.kill(os.getpid(), self.number)
+
+    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if self.moment == "validation" and runner.iter == 3:
+            os.kill(os.getpid(), self.number)
 
 
 class SpoilBatch(Hook):
@@ -214,8 +251,8 @@ class SpoilWeights(SpoilBatch):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _register_hooks() -> None:
+def _registered_hooks() -> None:
     from mmengine.registry import HOOKS
 
-    for hook in (SpoilBatch, SpoilWeights):
+    for hook in (SendSignal, SpoilBatch, SpoilWeights):
         HOOKS.register_module(module=hook, force=True)

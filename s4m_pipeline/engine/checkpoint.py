@@ -152,7 +152,7 @@ def initialise(model: nn.Module, weights: Weights, classes: tuple[str, ...], *, 
         UserError: on other classes, or on tensors that do not fit, unless `allow_partial`.
     """
     tensors = weights.tensors
-    if allow_partial and weights.classes != classes:
+    if allow_partial and weights.classes not in (None, classes):
         tensors = {name: value for name, value in tensors.items() if not name.startswith(_CLASS_TENSORS)}
     elif not allow_partial:
         require_classes(weights, classes, "labelled data")

@@ -3,7 +3,10 @@
 import json
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
 from types import FrameType
 from typing import Any
 
@@ -25,7 +28,7 @@ class Interrupted(Exception):
     """
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
+        super().__init__(Signals(signal_number).name)
         self.exit_code = 128 + signal_number
 
 
@@ -134,10 +137,15 @@ class StopOnSignal(Hook):
     def __init__(self) -> None:
         self.received = 0
 
-    def install(self) -> None:
-        """Take over both signals; a second one of the same kind kills as usual."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over both signals for the duration; a second one of the same kind acts as usual."""
+        self.usual = {number: signal.signal(number, self._receive) for number in (SIGTERM, SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in self.usual.items():
+                signal.signal(number, handler)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -154,7 +162,7 @@ class StopOnSignal(Hook):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, self.usual[Signals(number)])
 
     def _asked(self) -> int:
         asked = torch.tensor(self.received)
@@ -178,10 +186,10 @@ def save_now(runner: Any, step: int) -> None:
 
 
 class RecoverFromNaN(Hook):
-    """After several skipped steps in a row goes back to the last checkpoint; gives up at the third time.
+    """Goes back to the last checkpoint when skipping steps does not help; gives up at the third time.
 
     Args:
-        patience: skipped steps in a row that are tolerated.
+        patience: skipped steps in a row that are tolerated while weights and statistics are finite.
         attempts: how often training may go back before it stops.
     """
 
@@ -202,21 +210,26 @@ class RecoverFromNaN(Hook):
         self.in_a_row += 1
         images = [sample.img_id for sample in data_batch["data_samples"]]
         runner.logger.warning(f"step {runner.iter + 1} skipped: gradients not finite; image ids {images}")
-        if self.in_a_row < self.patience:
+        if self.in_a_row < self.patience and _is_finite(runner.model):
             return
         self.in_a_row = 0
         self.returns += 1
         checkpoint = latest_checkpoint(Path(runner.work_dir))
         if checkpoint is None or self.returns >= self.attempts:
             raise UserError(
-                f"The loss or its gradients are not finite (NaN or Inf) at step {runner.iter + 1}, "
-                f"{self.patience} steps in a row, for the {self.returns}. time.\n"
+                f"The loss or its gradients are not finite (NaN or Inf) at step {runner.iter + 1}; "
+                f"skipping steps and going back to a checkpoint did not help (time {self.returns}).\n"
                 f"Image ids of the last batch: {images}\n"
                 "Look at these images and their annotations; lower optim_wrapper.optimizer.lr, "
                 "or train with teacher.precision=fp32."
             )
         runner.restore_weights(checkpoint)
         runner.logger.warning(f"back to the weights of {checkpoint}")
+
+
+def _is_finite(model: torch.nn.Module) -> bool:
+    """Whether weights and buffers are: normalisation statistics take in a batch before its loss is known."""
+    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
 def last_validation(metrics: Path) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """Progress of a training on the console: a bar in a terminal, plain lines elsewhere."""
 
-import time
 from datetime import timedelta
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class TrainingProgress:
-    """Shows step, loss, speed and time left.
+    """Shows step, loss, speed and time left; as a context it takes the bar away at the end.
 
     Args:
         console: where to; a quiet console shows nothing.
@@ -22,8 +22,6 @@ class TrainingProgress:
 
     def start(self, step: int) -> None:
         """Begin (or go on) at `step`."""
-        self.first_step = step
-        self.began = time.perf_counter()
         if self.console.is_terminal:
             self.bar = Progress(
                 MofNCompleteColumn(),
@@ -53,7 +51,9 @@ class TrainingProgress:
         """A line that stays."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def stop(self) -> None:
-        """Remove the bar."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         if self.bar is not None:
             self.bar.stop()

@@ -112,7 +112,10 @@ def _precision(
         coco = COCO()
         coco.dataset = _as_coco_document(truth)
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(list(predictions)), "segm")
+        copies = [
+            dict(prediction) for prediction in predictions
+        ]  # both packages write into what they are given
+        evaluation = COCOeval(coco, coco.loadRes(copies), "segm")
         evaluation.params.maxDets = [_MAX_DETECTIONS]
         evaluation.params.catIds = [category.id for category in truth.categories]
         evaluation.evaluate()

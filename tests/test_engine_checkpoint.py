@@ -1,0 +1,160 @@
+"""Checkpoints: whole or absent, safe to read, and refused where they do not fit."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from s4m_pipeline.engine.checkpoint import (
+    AtomicBackend,
+    Weights,
+    initialise,
+    latest_checkpoint,
+    load_checkpoint,
+    load_weights,
+    read_weights,
+    require_classes,
+    write_weights,
+)
+from s4m_pipeline.errors import UserError
+
+
+class Hostile:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def model(classes: int = 2) -> nn.Module:
+    head = nn.ModuleDict({"cls_embed": nn.Linear(4, classes + 1), "query": nn.Linear(4, 4)})
+    return nn.ModuleDict({"backbone": nn.Linear(3, 4), "panoptic_head": head})
+
+
+def weights(classes: tuple[str, ...] | None, of: nn.Module) -> Weights:
+    return Weights(Path("given.safetensors"), of.state_dict(), classes)
+
+
+def test_atomic_backend__failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "iter_1.pth"
+    AtomicBackend().put(b"old", path)
+    with pytest.raises(TypeError):
+        AtomicBackend().put("not bytes", path)  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_load_checkpoint__code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "hostile.pth", tmp_path / "trace"
+    torch.save({"state_dict": {}, "meta": Hostile(trace)}, path)
+    with pytest.raises(UserError, match=r"(?s)would run its code.*safetensors.*--trust-checkpoint"):
+        load_checkpoint(path)
+    assert not trace.exists()
+    load_checkpoint(path, trust=True)
+    assert trace.exists()
+
+
+def test_load_checkpoint__getattr_is_allowed_for_history_buffers_only(tmp_path: Path) -> None:
+    from mmengine.logging import HistoryBuffer
+
+    class Reach:
+        def __reduce__(self) -> Any:
+            return getattr, (HistoryBuffer, "__init__")
+
+    buffer = HistoryBuffer()
+    buffer.update(3.5)
+    torch.save({"message_hub": {"loss": buffer}}, tmp_path / "mmengine.pth")
+    loaded = load_checkpoint(tmp_path / "mmengine.pth")["message_hub"]["loss"]
+    assert loaded.current() == 3.5
+    torch.save({"x": Reach()}, tmp_path / "reach.pth")
+    with pytest.raises(UserError, match="would run its code"):
+        load_checkpoint(tmp_path / "reach.pth")
+
+
+@pytest.mark.parametrize("name", ["cut.pth", "cut.safetensors"])
+def test_read_weights__truncated_file_is_a_user_error(name: str, tmp_path: Path) -> None:
+    whole = tmp_path / f"whole{Path(name).suffix}"
+    if whole.suffix == ".pth":
+        torch.save({"state_dict": model().state_dict()}, whole)
+    else:
+        write_weights(whole, model().state_dict(), ("a", "b"))
+    content = whole.read_bytes()
+    for kept in (0, 5, len(content) // 2, len(content) - 1):
+        (tmp_path / name).write_bytes(content[:kept])
+        with pytest.raises(UserError, match="damaged"):
+            read_weights(tmp_path / name)
+
+
+def test_read_weights__absent_file_is_a_user_error(tmp_path: Path) -> None:
+    for name in ("a.pth", "a.safetensors"):
+        with pytest.raises(UserError, match="No checkpoint at"):
+            read_weights(tmp_path / name)
+
+
+def test_write_weights__read_back_gives_tensors_and_classes(tmp_path: Path) -> None:
+    source = model()
+    write_weights(tmp_path / "w.safetensors", source.state_dict(), ("a", "b"), config="x")
+    read = read_weights(tmp_path / "w.safetensors")
+    assert read.classes == ("a", "b")
+    target = model()
+    load_weights(target, read)
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(tensor, target.state_dict()[name])
+
+
+def test_require_classes__other_classes_are_refused_with_both_lists() -> None:
+    given = weights(("a", "b"), model())
+    require_classes(given, ("a", "b"), "data")
+    require_classes(weights(None, model()), ("a", "c"), "data")
+    for other in (("b", "a"), ("a", "b", "c")):
+        with pytest.raises(UserError, match=rf"(?s)a, b.*{', '.join(other)}.*--allow-partial"):
+            require_classes(given, other, "data")
+
+
+def test_load_weights__mismatch_is_refused_and_named() -> None:
+    with pytest.raises(UserError) as caught:
+        load_weights(model(3), weights(None, model(2)))
+    assert "panoptic_head.cls_embed.weight: (3, 4) in the file, (4, 4) in the model" in str(caught.value)
+
+
+def test_initialise__part_of_a_model_leaves_the_rest_as_it_was() -> None:
+    target, source = model(), model()
+    before = target["panoptic_head"]["query"].weight.clone()
+    part = {name: value for name, value in source.state_dict().items() if name.startswith("backbone")}
+    text = initialise(target, Weights(Path("part"), part, None), ("a", "b"), allow_partial=False)
+    assert text == "2 of 6 tensors start from part"
+    assert torch.equal(target["backbone"].weight, source["backbone"].weight)
+    assert torch.equal(target["panoptic_head"]["query"].weight, before)
+
+
+def test_initialise__other_classes_need_allow_partial_and_lose_the_class_layer() -> None:
+    target, source = model(3), model(2)
+    given = weights(("a", "b"), source)
+    with pytest.raises(UserError, match="other classes"):
+        initialise(target, given, ("a", "b", "c"), allow_partial=False)
+    assert initialise(target, given, ("a", "b", "c"), allow_partial=True).startswith("4 of 6")
+    same_count = model(2)
+    before = same_count["panoptic_head"]["cls_embed"].weight.clone()
+    initialise(same_count, given, ("x", "y"), allow_partial=True)
+    assert torch.equal(same_count["panoptic_head"]["cls_embed"].weight, before)
+
+
+def test_initialise__unknown_tensor_needs_allow_partial() -> None:
+    tensors = {**model().state_dict(), "neck.weight": torch.zeros(1)}
+    given = Weights(Path("given"), tensors, None)
+    with pytest.raises(UserError, match=r"neck\.weight: not in the model(.|\n)*--allow-partial"):
+        initialise(model(), given, ("a", "b"), allow_partial=False)
+    assert initialise(model(), given, ("a", "b"), allow_partial=True).startswith("6 of 6")
+
+
+def test_latest_checkpoint__counts_numbers_not_letters(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    for name in ("iter_90.pth", "iter_1000.pth", "best_AP_iter_2000.pth", ".tmp-iter_3000.pth-1"):
+        (tmp_path / name).write_bytes(pickle.dumps(0))
+    assert latest_checkpoint(tmp_path) == tmp_path / "iter_1000.pth"

@@ -15,7 +15,7 @@ from s4m_pipeline.losses.structural import (
     similarity_rows,
     structural_loss,
 )
-from s4m_pipeline.models.teacher import InstanceMask2Former
+from s4m_pipeline.models.mask2former import InstanceMask2Former
 from s4m_pipeline.sam import BatchedSam
 from s4m_pipeline.sam import similarity_rows as sam_similarity_rows
 

@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # One thread per process: tests run in two processes, and small models gain nothing from more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint format types ops
+.PHONY: help setup demo test torture lint format types ops
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -37,13 +37,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup data/demo/test.json ## Draw the demo scenes, train a teacher on them and evaluate it
-	$(BIN)/s4m pretrain-teacher configs/demo/demo.py
+demo: setup data/demo/split/split.json work_dirs/demo/teacher/weights.safetensors ## Draw scenes, train a teacher on 48 of them, evaluate it
 	$(BIN)/s4m evaluate configs/demo/demo.py work_dirs/demo/teacher/weights.safetensors
 
-# The last file that the command writes: with it the scenes are complete.
-data/demo/test.json: | $(INSTALLED)
-	$(BIN)/s4m data demo data/demo
+data/demo/split/split.json: | setup
+	$(BIN)/s4m data demo data/demo --force
+	$(BIN)/s4m data split data/demo/train.json --percent 12 --out data/demo/split --val data/demo/val.json --force
+
+work_dirs/demo/teacher/weights.safetensors: | data/demo/split/split.json
+	$(BIN)/s4m pretrain-teacher configs/demo/demo.py
 
 test: setup ## Run the tests
 	$(BIN)/pytest -n 2 --dist loadfile  # what a file shares (models, data) is built once

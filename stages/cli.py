@@ -36,6 +36,8 @@ COMMANDS = {
         "stages.pretrain_teacher:pretrain_teacher", "Train a teacher on labelled images."
     ),
     "evaluate": Command("stages.evaluate:evaluate", "Measure the mask AP of a checkpoint."),
+    "cache": Command("stages.cache:app", "Inspect, check, mend and convert a pseudo-label cache."),
+    "bench": Command("stages.bench:bench", "Time our paths against their alternatives."),
 }
 
 

@@ -14,7 +14,8 @@ _ffn = dict(embed_dims=_width, feedforward_channels=4 * _width)
 
 data = dict(
     root="data/demo",
-    labeled="train.json",
+    labeled="split/labeled.json",
+    unlabeled="split/unlabeled.json",
     train_images="train",
     val="val.json",
     val_images="val",

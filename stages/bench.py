@@ -1,0 +1,21 @@
+"""`s4m bench`: time our paths against their alternatives, in turn, in one run."""
+
+import importlib
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Benchmark(str, Enum):
+    """One module of `benchmarks/` each."""
+
+    sam = "sam"
+    cache = "cache"
+
+
+def bench(
+    name: Annotated[Benchmark, typer.Argument(help="What to measure; see docs/benchmarks.")],
+) -> None:
+    """Measure ratios between alternatives on this machine."""
+    importlib.import_module(f"benchmarks.{name.value}").main()

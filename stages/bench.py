@@ -1,13 +1,13 @@
 """`s4m bench`: time our paths against their alternatives, in turn, in one run."""
 
 import importlib
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 
-class Benchmark(str, Enum):
+class Benchmark(StrEnum):
     """One module of `benchmarks/` each."""
 
     sam = "sam"

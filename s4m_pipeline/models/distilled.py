@@ -81,11 +81,12 @@ class DistilledMask2Former(InstanceMask2Former):
             losses: dict[str, Tensor] = super().loss(batch_inputs, batch_data_samples)
         finally:
             handle.remove()
-        sizes = [tuple(sample.img_shape[:2]) for sample in batch_data_samples]
+        sizes: list[tuple[int, int]] = [tuple(sample.img_shape[:2]) for sample in batch_data_samples]
+        padded = (batch_inputs.shape[-2], batch_inputs.shape[-1])
         began = _now(batch_inputs.device)
         target = self._sam_target(self._clean_images(batch_inputs, sizes), batch_data_samples)
         losses["sam_seconds"] = torch.tensor(_now(batch_inputs.device) - began)
-        embedding_BCL = resample_to_grid(taken[0], sizes, tuple(batch_inputs.shape[-2:]), target.grid_hw)
+        embedding_BCL = resample_to_grid(taken[0], sizes, padded, target.grid_hw)
         losses["loss_sd"] = self.sd_weight * self._distance(embedding_BCL, target)
         return losses
 
@@ -107,7 +108,7 @@ class DistilledMask2Former(InstanceMask2Former):
             return feature_loss(self.sd_projection(embedding).flatten(2), target.values)
         return structural_loss(similarity_rows(embedding.flatten(2), target.index_BP), target.values)
 
-    def _clean_images(self, batch_inputs: Tensor, sizes: list[tuple[int, ...]]) -> list[Tensor]:
+    def _clean_images(self, batch_inputs: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
         """The batch as RGB images (3, H, W) in [0, 1], without normalisation and padding."""
         preprocessor = self.data_preprocessor
         pixels = (batch_inputs.float() * preprocessor.std + preprocessor.mean) / 255

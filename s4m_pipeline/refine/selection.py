@@ -17,8 +17,8 @@ class KeptQueries:
     """(N,) int64 contiguous class index."""
     score: Tensor
     """(N,) float32 softmax confidence of that class."""
-    probability: Tensor
-    """(N, h, w) float32 sigmoid of the mask logits."""
+    mask_logits: Tensor
+    """(N, h, w) float32; each has a positive cell."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -45,15 +45,15 @@ def select_queries(
     is_object = label < class_logits.shape[-1] - 1
     candidates = (is_object & (score > min_score)).nonzero()[:, 0]
     candidates = candidates[score[candidates].argsort(descending=True, stable=True)]
-    probability = mask_logits[candidates].float().sigmoid()
-    soft_area = probability.sum(dim=(1, 2))
-    # A mask without a single cell above one half has no place for a prompt.
-    visible = (soft_area > min_soft_area) & (probability > 0.5).flatten(1).any(dim=1)
-    candidates, probability = candidates[visible], probability[visible]
+    masks = mask_logits[candidates].float()
+    soft_area = masks.sigmoid().sum(dim=(1, 2))
+    # A mask without a single positive cell has no place for a prompt.
+    visible = (soft_area > min_soft_area) & (masks > 0).flatten(1).any(dim=1)
+    candidates, masks = candidates[visible], masks[visible]
     if nms_iou is not None:
-        keep = mask_nms(probability > 0.5, nms_iou)
-        candidates, probability = candidates[keep], probability[keep]
-    return KeptQueries(label[candidates], score[candidates], probability)
+        keep = mask_nms(masks > 0, nms_iou)
+        candidates, masks = candidates[keep], masks[keep]
+    return KeptQueries(label[candidates], score[candidates], masks)
 
 
 def mask_nms(masks: Tensor, max_iou: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Prompts for N instances, in the pixels of the image that each of them belongs to."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
@@ -38,6 +39,16 @@ class Prompts:
             if prompt is not None:
                 return len(prompt)
         raise AssertionError("checked in __post_init__")
+
+    @classmethod
+    def cat(cls, parts: Sequence["Prompts"]) -> "Prompts":
+        """All rows of several prompts of the same kind, in order; parts without rows are welcome."""
+
+        def joined(name: str) -> Tensor | None:
+            tensors = [getattr(part, name) for part in parts]
+            return None if tensors[0] is None else torch.cat(tensors)
+
+        return cls(**{item.name: joined(item.name) for item in fields(cls)})
 
     def chunk(self, start: int, stop: int, device: torch.device) -> "Prompts":
         """Rows `[start, stop)`, on `device`."""

@@ -31,13 +31,13 @@ def test_select_queries__only_confident_objects_with_a_mask_are_kept():
     kept = select_queries(class_logits, masks)
     assert kept.label.tolist() == [1, 0]
     torch.testing.assert_close(kept.score, torch.tensor([0.95, 0.80]))
-    assert (kept.probability > 0.5).sum((1, 2)).tolist() == [25, 16]
+    assert (kept.mask_logits > 0).sum((1, 2)).tolist() == [25, 16]
 
 
 def test_select_queries__nothing_confident_gives_an_empty_result():
     kept = select_queries(torch.zeros(3, 5), torch.randn(3, 8, 8))
     assert len(kept) == 0
-    assert kept.probability.shape == (0, 8, 8)
+    assert kept.mask_logits.shape == (0, 8, 8)
 
 
 def test_select_queries__nms_drops_the_less_confident_duplicate():

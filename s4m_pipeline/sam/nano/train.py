@@ -216,7 +216,7 @@ def save(
     out: Path,
     training: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: nn.Module,
+    average: torch.optim.swa_utils.AveragedModel,
     step: int,
     spent_s: float,
 ) -> None:

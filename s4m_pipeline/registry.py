@@ -1,6 +1,9 @@
 """The one place that fills mmengine's registries: mmdet's modules and ours."""
 
+import contextlib
 import importlib
+import sys
+import warnings
 from functools import cache
 
 from s4m_pipeline.ops import stand_in_for_missing_ops
@@ -10,6 +13,7 @@ MODULES = (
     "s4m_pipeline.engine.optim",
     "s4m_pipeline.engine.seeding",
     "s4m_pipeline.evaluation.metric",
+    "s4m_pipeline.models.distilled",
     "s4m_pipeline.models.mask2former",
 )
 """Our modules that register something a config may name."""
@@ -23,8 +27,10 @@ def register_all() -> None:
     """
     stand_in_for_missing_ops()
 
-    from mmdet.utils import register_all_modules
+    with contextlib.redirect_stdout(sys.stderr):  # mmdet prints which of its optional packages are absent
+        from mmdet.utils import register_all_modules
 
-    register_all_modules(init_default_scope=True)
+        register_all_modules(init_default_scope=True)
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # mmdet calls it in the old way
     for module in MODULES:
         importlib.import_module(module)

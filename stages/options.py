@@ -120,6 +120,57 @@ _LEAST = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class SamOptions:
+    """Which SAM 2, and how much of it at a time."""
+
+    model: str = "facebook/sam2.1-hiera-large"
+    """A hub name, `nano` (shipped), or a .pt or .safetensors file with its YAML beside it."""
+    weights_dir: str = "weights"
+    """Folder where a hub model's file is looked for before the hub is asked."""
+    encoder_batch: int | None = None
+    """Images per encoder pass; None: 16 on a GPU, 1 on a CPU."""
+    decoder_chunk: int | None = None
+    """Prompts per decoder pass; None: 128 on a GPU, 4 on a CPU."""
+    compile: bool = False
+    """Compile both passes with fixed shapes."""
+
+    def __post_init__(self) -> None:
+        _refuse(
+            [
+                f"{name}: {value} given, at least 1 expected"
+                for name in ("encoder_batch", "decoder_chunk")
+                if (value := getattr(self, name)) is not None and value < 1
+            ]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SdOptions:
+    """Structural distillation: the teacher also learns SAM's layout (paper, section 3.1)."""
+
+    enabled: bool = False
+    """Off gives the purely supervised teacher."""
+    weight: float = 1.0
+    """Weight of the SD loss beside the supervised ones."""
+    points: int = 128
+    """Query points per image, half of them on objects."""
+    target: Literal["decoder", "encoder"] = "decoder"
+    """SAM's image tokens after the mask decoder's two-way blocks, prompted point by point, or the encoder's."""
+    loss: Literal["structural", "feature"] = "structural"
+    """Compare self-similarities, or the features themselves (with `target = encoder` only)."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.weight <= 0:
+            faults.append(f"weight: {self.weight} given, a number above 0 expected (enabled=False turns SD off)")
+        if self.points < 1:
+            faults.append(f"points: {self.points} given, at least 1 expected")
+        if self.loss == "feature" and self.target != "encoder":
+            faults.append(f"loss: 'feature' compares the encoder's features, target is {self.target!r}")
+        _refuse(faults)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """All of our keys of one config."""
 
@@ -127,6 +178,10 @@ class Options:
     """The data set."""
     teacher: TrainOptions = field(metadata={"group": TrainOptions})
     """Training of the teacher."""
+    sam: SamOptions = field(metadata={"group": SamOptions})
+    """SAM 2."""
+    sd: SdOptions = field(metadata={"group": SdOptions})
+    """Structural distillation."""
 
 
 RUNNER_KEYS = (

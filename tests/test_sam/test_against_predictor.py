@@ -1,4 +1,7 @@
-"""The proof: our one stream over ragged images and prompts equals SAM2ImagePredictor, image by image."""
+"""The proof: our one stream over ragged images and prompts equals SAM2ImagePredictor, image by image.
+
+Random weights give logits of a standard deviation of about 0.1, hence the tight absolute tolerances.
+"""
 
 from dataclasses import dataclass
 
@@ -101,8 +104,8 @@ def test_decode__ragged_prompts_equal_the_predictor(scene: Scene, predictors, ki
     assert [len(rows) for rows, _ in pieces] == [5, 1, 9]
     for image, (rows, masks) in zip(predictors, pieces, strict=True):
         logits, iou, full = predict_stock(predictors[image], prompts, rows, SIZES_HW[image])
-        torch.testing.assert_close(every.logits[rows], logits, atol=1e-4, rtol=0)
-        torch.testing.assert_close(every.iou[rows], iou, atol=1e-4, rtol=0)
+        torch.testing.assert_close(every.logits[rows], logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(every.iou[rows], iou, atol=1e-5, rtol=0)
         chosen = full[torch.arange(len(rows)), iou.argmax(1)]
         assert 0.01 < chosen.float().mean() < 0.99, "the masks compared must have both classes"
         assert (masks != chosen).float().mean() < 1e-5
@@ -117,4 +120,4 @@ def test_decode__mask_prompts_equal_the_predictor(scene: Scene, predictors) -> N
     stock = predictors[1].predict(
         points[0].numpy(), labels[0].numpy(), mask_input=mask_logits.numpy(), multimask_output=False
     )
-    torch.testing.assert_close(ours.logits[0], torch.from_numpy(stock[2]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.logits[0], torch.from_numpy(stock[2]), atol=1e-5, rtol=0)

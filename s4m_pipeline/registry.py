@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-import sys
+import io
 import warnings
 from functools import cache
 
@@ -27,7 +27,7 @@ def register_all() -> None:
     """
     stand_in_for_missing_ops()
 
-    with contextlib.redirect_stdout(sys.stderr):  # mmdet prints which of its optional packages are absent
+    with contextlib.redirect_stdout(io.StringIO()):  # mmdet prints which of its optional packages are absent
         from mmdet.utils import register_all_modules
 
         register_all_modules(init_default_scope=True)

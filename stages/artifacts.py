@@ -81,6 +81,8 @@ class RunRecord:
         path = folder / "run.json"
         if overwrite:
             _delete_outputs(folder)
+        for half_written in folder.glob(".tmp-*"):  # by a run that was killed
+            half_written.unlink()
         earlier = read_run(folder)
         if earlier is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -122,8 +124,8 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
-        return content if "status" in content else None
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
     except ValueError as error:
         raise UserError(
             f"{path} is damaged: {error}\nDelete it with its folder, or use --overwrite."

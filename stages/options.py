@@ -114,7 +114,7 @@ _LEAST = {
     "seed": 0,
     "validate_every": 1,
     "checkpoint_every": 1,
-    "keep_checkpoints": 1,
+    "keep_checkpoints": 2,  # the oldest goes before the newest is written
     "log_every": 1,
 }
 
@@ -162,7 +162,9 @@ class SdOptions:
     def __post_init__(self) -> None:
         faults = []
         if self.weight <= 0:
-            faults.append(f"weight: {self.weight} given, a number above 0 expected (enabled=False turns SD off)")
+            faults.append(
+                f"weight: {self.weight} given, a number above 0 expected (enabled=False turns SD off)"
+            )
         if self.points < 1:
             faults.append(f"points: {self.points} given, at least 1 expected")
         if self.loss == "feature" and self.target != "encoder":

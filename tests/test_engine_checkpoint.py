@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, safe to read, and refused where they do not fit."""
 
+import errno
 import pickle
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def test_atomic_backend__failed_write_leaves_the_old_file_alone(tmp_path: Path) 
         AtomicBackend().put("not bytes", path)  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_backend__full_disk_is_a_user_error_with_both_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("s4m_pipeline.engine.checkpoint.write_bytes", refuse)
+    with pytest.raises(UserError, match=r"iter_1\.pth.*No space left.* 3 bytes needed, [\d,]+ free"):
+        AtomicBackend().put(b"new", tmp_path / "iter_1.pth")
 
 
 def test_load_checkpoint__code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:

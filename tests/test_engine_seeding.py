@@ -20,7 +20,7 @@ def first(sampler: SeededSampler, count: int) -> list[seeding.Draw]:
 def test_sampler__each_pass_holds_every_image_once_with_new_keys() -> None:
     draws = first(SeededSampler(FIVE, seed=1), 15)
     for start in (0, 5, 10):
-        assert sorted(draw.index for draw in draws[start : start + 5]) == list(FIVE)
+        assert sorted(draw.place for draw in draws[start : start + 5]) == list(FIVE)
     assert len({draw.key for draw in draws}) == 15
 
 
@@ -45,7 +45,7 @@ def test_sampler__ranks_share_the_draws_of_one_process(monkeypatch: pytest.Monke
 
 def test_sampler__seed_changes_order_and_keys() -> None:
     one, other = first(SeededSampler(range(50), 1), 50), first(SeededSampler(range(50), 2), 50)
-    assert [draw.index for draw in one] != [draw.index for draw in other]
+    assert [draw.place for draw in one] != [draw.place for draw in other]
     assert not {draw.key for draw in one} & {draw.key for draw in other}
 
 

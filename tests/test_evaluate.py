@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +199,11 @@ def test_evaluate__checkpoint_of_another_network_is_refused(
     write_weights(path, network.state_dict(), ("bright", "dark"))
     with pytest.raises(UserError, match="does not fit the model of this config"):
         evaluate(tiny_config, path, overrides=["model.panoptic_head.num_queries=4"])
+
+
+def test_evaluate__json_is_all_that_reaches_stdout(tiny_config: Path, tmp_path: Path, network: Any) -> None:
+    path = tmp_path / "w.safetensors"
+    write_weights(path, network.state_dict(), ("bright", "dark"))
+    command = [sys.executable, "-m", "stages", "evaluate", str(tiny_config), str(path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["images"] == 3

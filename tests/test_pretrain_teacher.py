@@ -186,6 +186,17 @@ def test_pretrain_teacher__images_shared_with_validation_are_refused(train: Trai
         train("run", "data.val=train.json", "data.val_images=train")
 
 
+def test_pretrain_teacher__images_without_objects_are_trained_on(
+    train: Train, tiny_coco: Any, tmp_path: Path
+) -> None:
+    document = json.loads(tiny_coco.annotations("train").read_text())
+    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] == 1]
+    sparse = tmp_path / "sparse.json"
+    sparse.write_text(json.dumps(document))
+    folder = train("run", f"data.labeled={sparse}", "teacher.iterations=3")
+    assert "skipped" not in (folder / "log/train.log").read_text()
+
+
 def test_pretrain_teacher__nan_in_a_batch_skips_that_step(train: Train) -> None:
     spoil = "custom_hooks=[{'type': 'SpoilBatch', 'step': 3}]"
     folder = train("run", "teacher.checkpoint_every=100", "model.backbone.norm_eval=true", spoil)

@@ -3,6 +3,7 @@
 import functools
 import json
 import pickle
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,20 @@ class AtomicBackend(LocalBackend):
     """mmengine's local files, with writing that a crash cannot leave half done."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a temporary name, sync, and rename."""
-        write_bytes(Path(filepath), obj)
+        """Write bytes to a temporary name, sync, and rename.
+
+        Raises:
+            UserError: with the size needed and the space free, if the file system refuses.
+        """
+        path = Path(filepath)
+        try:
+            write_bytes(path, obj)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written: {error.strerror}; {len(obj):,} bytes needed, "
+                f"{shutil.disk_usage(path.parent).free:,} free.\n"
+                "Earlier checkpoints are intact: make room and repeat the command."
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,9 @@ def optim_wrapper(config: Mapping[str, Any], precision: str) -> dict[str, Any]:
     if precision == "fp32" or not torch.cuda.is_available():
         return {**parts, "type": "FiniteOptimWrapper"}
     # bf16 has the range of fp32 and needs no scale; scale 1 keeps the scaler's check for NaN and Inf.
-    scale = {"bf16": {"dtype": "bfloat16", "loss_scale": 1.0}, "fp16": {"dtype": "float16"}}[precision]
-    return {**parts, **scale, "type": "FiniteAmpOptimWrapper"}
+    scale = {"bf16": 1.0, "fp16": "dynamic"}[precision]
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}[precision]
+    return {**parts, "type": "FiniteAmpOptimWrapper", "dtype": dtype, "loss_scale": scale}
 
 
 def schedulers(config: Sequence[Mapping[str, Any]], iterations: int) -> list[dict[str, Any]] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from s4m_pipeline.engine.checkpoint import load_checkpoint
@@ -53,7 +54,7 @@ class QuietRunner(Runner):
         """
         checkpoint = load_checkpoint(Path(filename))
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        model = getattr(self.model, "module", self.model)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
         model.load_state_dict(checkpoint["state_dict"], strict=True)
         return checkpoint
 
@@ -66,4 +67,5 @@ class QuietRunner(Runner):
         """Go back to the weights, their average and the optimizer of a checkpoint; the step count goes on."""
         self._resume = True  # the averaging hook then also takes back its own copy
         saved: Mapping[str, Any] = self.load_checkpoint(str(checkpoint))
+        assert self.optim_wrapper is not None  # training has started
         self.optim_wrapper.load_state_dict(saved["optimizer"])

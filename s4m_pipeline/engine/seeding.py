@@ -21,9 +21,9 @@ _IMAGE_STREAM, _STEP_STREAM = 0, 1
 
 
 class Draw(NamedTuple):
-    """One image to be loaded: its index in the data set and the key of its augmentation."""
+    """One image to be loaded: its place in the data set and the key of its augmentation."""
 
-    index: int
+    place: int
     key: tuple[int, ...]
 
 
@@ -90,7 +90,7 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> Any:
         seed_all(*draw.key)
-        return self.dataset[draw.index]
+        return self.dataset[draw.place]
 
 
 class SeedEachStep(Hook):

@@ -1,0 +1,68 @@
+"""The data set that mmdet's pipelines read from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from s4m_pipeline.engine.parts import coco_dataset
+from s4m_pipeline.errors import UserError
+from s4m_pipeline.registry import register_all
+
+PIPELINE = [
+    {"type": "LoadRGB"},
+    {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
+    {"type": "PackDetInputs"},
+]
+
+
+@pytest.fixture
+def document(tiny_coco: Any) -> dict[str, Any]:
+    """The tiny training annotations, to be changed."""
+    return json.loads(tiny_coco.annotations("train").read_text())
+
+
+@pytest.fixture
+def build(tiny_coco: Any, tmp_path: Path) -> Any:
+    def build_dataset(document: dict[str, Any]) -> Any:
+        from mmengine.registry import DATASETS
+
+        register_all()
+        (tmp_path / "d.json").write_text(json.dumps(document))
+        return DATASETS.build(coco_dataset(tmp_path / "d.json", tiny_coco.images("train"), PIPELINE))
+
+    return build_dataset
+
+
+def test_dataset__labels_follow_category_ids_whatever_the_order_of_the_json(
+    build: Any, document: dict[str, Any]
+) -> None:
+    document["categories"].reverse()
+    dataset = build(document)
+    assert dataset.metainfo["classes"] == ("bright", "dark")
+    for index in range(len(dataset)):
+        sample = dataset[index]["data_samples"]
+        given = [entry for entry in document["annotations"] if entry["image_id"] == sample.img_id]
+        labels = [entry["category_id"] // 10 - 1 for entry in given]
+        assert sample.gt_instances.labels.tolist() == labels
+        image = dataset[index]["inputs"].numpy()
+        for mask, label in zip(sample.gt_instances.masks.masks, labels, strict=True):
+            assert np.all(image[:, mask.astype(bool)] == (240, 10)[label])
+
+
+def test_dataset__crowd_is_not_learnt_and_images_without_objects_stay(
+    build: Any, document: dict[str, Any]
+) -> None:
+    document["annotations"][0]["iscrowd"] = 1
+    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] != 2]
+    dataset = build(document)
+    counts = [len(dataset[index]["data_samples"].gt_instances) for index in range(len(dataset))]
+    assert counts == [1, 0, 2, 2, 2, 2]
+
+
+def test_dataset__unreadable_image_names_the_file(build: Any, document: dict[str, Any]) -> None:
+    document["images"][0]["file_name"] = "absent.png"
+    with pytest.raises(UserError, match=r"absent\.png"):
+        build(document)[0]

@@ -155,7 +155,7 @@ class SdOptions:
     points: int = 128
     """Query points per image, half of them on objects."""
     target: Literal["decoder", "encoder"] = "decoder"
-    """SAM's image tokens after the mask decoder's two-way blocks, prompted point by point, or the encoder's."""
+    """SAM's image tokens after the mask decoder's two-way blocks, prompted by point, or the encoder's."""
     loss: Literal["structural", "feature"] = "structural"
     """Compare self-similarities, or the features themselves (with `target = encoder` only)."""
 

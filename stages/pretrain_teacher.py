@@ -9,13 +9,14 @@ import typer
 
 from s4m_pipeline import console
 from stages.artifacts import TEACHER, WEIGHTS, RunRecord, experiment_folder
-from stages.options import Options, TrainOptions, load_experiment
+from stages.options import Options, SamOptions, TrainOptions, load_experiment
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoData
     from s4m_pipeline.engine.hooks import StopOnSignal
     from s4m_pipeline.engine.progress import TrainingProgress
     from s4m_pipeline.engine.runner import QuietRunner
+    from s4m_pipeline.sam import LoadedSam
 
 
 def pretrain_teacher(
@@ -41,13 +42,16 @@ def pretrain_teacher(
     train, val = _load_data(options)
     folder = experiment_folder(config, work_dir) / TEACHER
     fingerprint = {data.json_path.name: data.sha256 for data in (train, val)}
+    sam = _load_sam(options.sam) if options.sd.enabled else None
+    if sam is not None:
+        fingerprint["SAM weights"] = sam.weights_sha256
     settings = {**parts, **dataclasses.asdict(options)}
     record = RunRecord.open(folder, "pretrain-teacher", settings, fingerprint, overwrite=overwrite)
 
     from s4m_pipeline.engine.hooks import Interrupted
 
     try:
-        runner, stop, progress = _build(options, parts, train, val, folder)
+        runner, stop, progress = _build(options, parts, train, val, sam, folder)
         first_step = _start(runner, options.teacher, train, allow_partial, trust_checkpoint)
         record.note(device=_device_name(), from_step=first_step)
         began = time.perf_counter()
@@ -84,8 +88,19 @@ def _load_data(options: Options) -> tuple["CocoData", "CocoData"]:
     return train, val
 
 
+def _load_sam(sam: SamOptions) -> "LoadedSam":
+    from s4m_pipeline.sam import load_sam
+
+    return load_sam(sam.model, weights_dir=Path(sam.weights_dir))
+
+
 def _build(
-    options: Options, parts: dict[str, Any], train: "CocoData", val: "CocoData", folder: Path
+    options: Options,
+    parts: dict[str, Any],
+    train: "CocoData",
+    val: "CocoData",
+    sam: "LoadedSam | None",
+    folder: Path,
 ) -> tuple["QuietRunner", "StopOnSignal", "TrainingProgress"]:
     from mmengine.evaluator import Evaluator
 
@@ -99,13 +114,16 @@ def _build(
 
     register_all()
     teacher = options.teacher
+    model = build.model_config(parts["model"], len(train.categories), teacher.init_from)
+    if sam is not None:
+        model.update(_distillation(options, sam))
     train_set = build.coco_dataset(train.json_path, train.images_root, parts["train_pipeline"])
     val_set = build.coco_dataset(val.json_path, val.images_root, parts["test_pipeline"])
     stop = StopOnSignal()
     progress = TrainingProgress(console.progress, teacher.iterations)
     runner = QuietRunner(
         work_dir=folder,
-        model=build.model_config(parts["model"], len(train.categories), teacher.init_from),
+        model=model,
         train_dataloader=build.train_dataloader(
             train_set, batch_size=teacher.batch_size, workers=teacher.workers, seed=teacher.seed
         ),
@@ -135,6 +153,31 @@ def _build(
     return runner, stop, progress
 
 
+def _distillation(options: Options, sam: "LoadedSam") -> dict[str, Any]:
+    """What turns the supervised teacher's config into that of one that also learns from SAM 2."""
+    from mmengine.device import get_device
+
+    from s4m_pipeline.models.distilled import MetaTeacher
+    from s4m_pipeline.sam import BatchedSam
+
+    batched = BatchedSam(
+        sam.network,
+        device=get_device(),
+        encoder_batch=options.sam.encoder_batch,
+        decoder_chunk=options.sam.decoder_chunk,
+        compile=options.sam.compile,
+    )
+    sd = options.sd
+    return {
+        "type": "DistilledMask2Former",
+        "meta_teacher": MetaTeacher(batched),
+        "sd_weight": sd.weight,
+        "sd_points": sd.points,
+        "sd_target": sd.target,
+        "sd_loss": sd.loss,
+    }
+
+
 def _start(
     runner: "QuietRunner", teacher: TrainOptions, train: "CocoData", allow_partial: bool, trust: bool
 ) -> int:
@@ -158,7 +201,8 @@ def _start(
 def _finish(runner: "QuietRunner", train: "CocoData", config: Path) -> dict[str, Any]:
     """Write the (averaged) weights of the last step for the next stage; the result is their validation."""
     from s4m_pipeline.engine.checkpoint import latest_checkpoint, read_weights, write_weights
-    from s4m_pipeline.engine.hooks import last_validation
+    from s4m_pipeline.engine.hooks import last_validation, mean_over_steps
+    from s4m_pipeline.models.distilled import DISTILLATION
 
     folder = Path(runner.work_dir)
     metrics = folder / "metrics.jsonl"
@@ -169,8 +213,9 @@ def _finish(runner: "QuietRunner", train: "CocoData", config: Path) -> dict[str,
     checkpoint = latest_checkpoint(folder)
     assert checkpoint is not None  # the last step is always saved
     weights = read_weights(checkpoint)
-    write_weights(folder / WEIGHTS, weights.tensors, tuple(train.class_names), config=config.stem)
-    return last_validation(metrics)
+    network = {name: value for name, value in weights.tensors.items() if not name.startswith(DISTILLATION)}
+    write_weights(folder / WEIGHTS, network, tuple(train.class_names), config=config.stem)
+    return {**last_validation(metrics), **mean_over_steps(metrics, ("seconds_per_step", "sam_seconds"))}
 
 
 def _device_name() -> str:

@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
@@ -109,7 +109,7 @@ class MetricsHook(Hook):
         runner.visualizer.add_scalars(
             {f"train/{name}": value for name, value in {**losses, **learning}.items()}, step=step
         )
-        self.progress.losses(step, losses["loss"], timing["seconds_per_step"])
+        self.progress.losses(step, losses["loss"], timing["seconds_per_step"], losses.get("sam_seconds"))
         self.sums, self.steps, self.data_s = {}, 0, 0.0
         self.began = time.perf_counter()
 
@@ -239,6 +239,13 @@ def last_validation(metrics: Path) -> dict[str, Any]:
     if not found:
         return {}
     return {key.removeprefix("val_"): value for key, value in found[-1].items() if key != "seconds"}
+
+
+def mean_over_steps(metrics: Path, names: Sequence[str]) -> dict[str, float]:
+    """Means of values of a metrics.jsonl over the whole training, without names that do not occur."""
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    values = {name: [record[name] for record in records if name in record] for name in names}
+    return {name: round(sum(found) / len(found), 4) for name, found in values.items() if found}
 
 
 def _shown(metrics: dict[str, float]) -> str:

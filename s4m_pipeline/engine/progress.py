@@ -38,10 +38,11 @@ class TrainingProgress:
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
 
-    def losses(self, step: int, loss: float, seconds_per_step: float) -> None:
-        """Mean loss and time per step of the latest stretch."""
+    def losses(self, step: int, loss: float, seconds_per_step: float, sam_s: float | None = None) -> None:
+        """Mean loss and time per step of the latest stretch, and SAM's part of the time if it has one."""
         left = timedelta(seconds=round((self.total - step) * seconds_per_step))
-        text = f"loss {loss:.3f}  {seconds_per_step:.2f} s/step  {left} left"
+        part = "" if sam_s is None else f" (SAM {sam_s:.2f} s)"
+        text = f"loss {loss:.3f}  {seconds_per_step:.2f} s/step{part}  {left} left"
         if self.bar is not None:
             self.bar.update(self.task, description=text)
         else:

@@ -19,6 +19,9 @@ from s4m_pipeline.models.mask2former import InstanceMask2Former
 from s4m_pipeline.sam import BatchedSam
 from s4m_pipeline.sam import similarity_rows as sam_similarity_rows
 
+DISTILLATION = "sd_projection."
+"""Names of weights that serve training only begin with this."""
+
 
 class MetaTeacher:
     """SAM 2 as the teacher's teacher: shared, never copied, trained or saved with the network."""

@@ -1,0 +1,123 @@
+"""The teacher with structural distillation, on a small network and the shipped SAM 2."""
+
+import copy
+
+import pytest
+import torch
+
+from s4m_pipeline.config import load_config
+from s4m_pipeline.registry import register_all
+from s4m_pipeline.sam import BatchedSam, load_sam
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def sam() -> BatchedSam:
+    return BatchedSam(load_sam("nano").network)
+
+
+@pytest.fixture(scope="module")
+def build(sam):
+    """A function that builds the demo's network with the same weights, supervised or distilled."""
+    register_all()
+    from mmdet.registry import MODELS
+
+    from s4m_pipeline.engine.parts import model_config
+    from s4m_pipeline.models.distilled import MetaTeacher
+
+    parts, _ = load_config(REPOSITORY / "configs/demo/demo.py")
+
+    def make(**sd):
+        config = model_config(parts["model"], 2)
+        if sd:
+            config.update(type="DistilledMask2Former", meta_teacher=MetaTeacher(sam), **sd)
+        torch.manual_seed(0)
+        return MODELS.build(config)
+
+    return make
+
+
+SD = {"sd_weight": 1.0, "sd_points": 6, "sd_target": "decoder", "sd_loss": "structural"}
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Inputs and samples of two images of different sizes, the second without objects."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randint(0, 256, size, generator=generator) for size in ((3, 96, 64), (3, 64, 96))]
+    samples = []
+    for image, count in zip(inputs, (2, 0), strict=True):
+        masks = torch.zeros(count, *image.shape[1:], dtype=torch.uint8)
+        for k in range(count):
+            masks[k, 10 + 40 * k : 40 + 40 * k, 8:40] = 1
+        boxes = torch.tensor([[8.0, 10 + 40 * k, 40, 40 + 40 * k] for k in range(count)]).reshape(-1, 4)
+        sample = DetDataSample(metainfo={"img_shape": image.shape[1:], "ori_shape": image.shape[1:]})
+        sample.gt_instances = InstanceData(
+            labels=torch.arange(count), bboxes=boxes, masks=BitmapMasks(masks.numpy(), *image.shape[1:])
+        )
+        samples.append(sample)
+    return {"inputs": inputs, "data_samples": samples}
+
+
+def losses_of(model, batch):
+    data = model.data_preprocessor(copy.deepcopy(batch), training=True)
+    torch.manual_seed(3)
+    return model.loss(data["inputs"], data["data_samples"])
+
+
+def test_distilled__supervised_losses_are_those_of_the_plain_teacher(build, batch):
+    plain, distilled = losses_of(build(), batch), losses_of(build(**SD), batch)
+    assert set(distilled) - set(plain) == {"loss_sd", "sam_seconds"}
+    for name, value in plain.items():
+        assert torch.equal(value, distilled[name]), name
+
+
+def test_distilled__pixel_decoder_runs_once_a_step(build, batch):
+    model, runs = build(**SD), []
+    model.panoptic_head.pixel_decoder.register_forward_hook(lambda *_: runs.append(1))
+    losses_of(model, batch)
+    assert len(runs) == 1
+
+
+def test_distilled__gradient_reaches_backbone_and_pixel_decoder_but_not_sam(build, batch, sam):
+    model = build(**SD)
+    losses_of(model, batch)["loss_sd"].backward()
+    assert model.backbone.conv1.weight.grad.abs().sum() > 0
+    assert model.panoptic_head.pixel_decoder.mask_feature.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in sam.network.parameters())
+
+
+def test_distilled__weight_scales_the_loss(build, batch):
+    once, thrice = (losses_of(build(**{**SD, "sd_weight": w}), batch)["loss_sd"] for w in (1.0, 3.0))
+    torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_distilled__sam_is_neither_saved_nor_copied_with_the_network(build, sam):
+    model = build(**SD)
+    assert set(model.state_dict()) == set(build().state_dict())
+    assert copy.deepcopy(model).meta_teacher.sam is sam
+
+
+def test_distilled__sees_the_images_that_the_batch_was_made_of(build, batch):
+    model = build(**SD)
+    data = model.data_preprocessor(copy.deepcopy(batch), training=True)
+    sizes = [tuple(image.shape[1:]) for image in batch["inputs"]]
+    for clean, image in zip(model._clean_images(data["inputs"], sizes), batch["inputs"], strict=True):
+        torch.testing.assert_close(clean, image / 255, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [{"sd_target": "encoder"}, {"sd_target": "encoder", "sd_loss": "feature"}],
+    ids=["encoder, structural", "encoder, feature"],
+)
+def test_distilled__variants_of_the_ablation_train(build, batch, variant):
+    model = build(**{**SD, **variant})
+    loss = losses_of(model, batch)["loss_sd"]
+    loss.backward()
+    assert torch.isfinite(loss) and loss > 0
+    assert model.backbone.conv1.weight.grad.abs().sum() > 0

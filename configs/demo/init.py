@@ -1,8 +1,10 @@
 """Initial weights of the demo network: class-agnostic training on scenes of other object families.
 
-Commands:  python -m s4m_pipeline.models.demo_init.make scenes data/init
-           s4m pretrain-teacher configs/demo/init.py
-           python -m s4m_pipeline.models.demo_init.make strip work_dirs/init/teacher/weights.safetensors
+Commands:         python -m s4m_pipeline.models.demo_init.make scenes data/init
+                  s4m pretrain-teacher configs/demo/init.py
+                  python -m s4m_pipeline.models.demo_init.make strip work_dirs/init/teacher/weights.safetensors
+Time and memory:  not measured yet
+Expected AP:      not measured yet (class-agnostic, on scenes of other families)
 """
 
 _base_ = ["demo.py"]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from s4m_pipeline.engine.checkpoint import ATOMIC
+from s4m_pipeline.errors import UserError
 
 TORCHVISION = "torchvision://"
 
@@ -114,7 +116,17 @@ def ema_hooks(keep: float | None) -> list[dict[str, Any]]:
 
 
 def visualizer(*, tensorboard: bool) -> dict[str, Any]:
-    """Config of mmengine's metric sink besides metrics.jsonl."""
+    """Config of mmengine's metric sink besides metrics.jsonl.
+
+    Raises:
+        UserError: if TensorBoard is asked for and not installed.
+    """
+    if tensorboard and find_spec("tensorboard") is None:
+        raise UserError(
+            "teacher.tensorboard is on, but TensorBoard is not installed.\n"
+            'Install it with pip install "s4m-pipeline[tensorboard]", or leave it off: metrics.jsonl'
+            " is written in any case."
+        )
     return {"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}] if tensorboard else []}
 
 

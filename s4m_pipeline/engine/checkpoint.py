@@ -15,10 +15,10 @@ from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.logging import HistoryBuffer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from cache.atomic import atomic_path, write_bytes
+from cache.atomic import write_bytes
 from s4m_pipeline.errors import UserError
 
 ATOMIC = {"backend": "atomic"}
@@ -114,8 +114,8 @@ def read_weights(path: Path, *, trust: bool = False) -> Weights:
 def write_weights(path: Path, tensors: Mapping[str, Tensor], classes: tuple[str, ...], **about: str) -> None:
     """Write a .safetensors file atomically, with the class names and further texts in its header."""
     metadata = {"classes": json.dumps(classes), **about}
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    # Not through save_file, which makes files that nobody else may read.
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def require_classes(weights: Weights, classes: tuple[str, ...], source: str) -> None:

@@ -62,6 +62,7 @@ class ShardWriter:
         self.num_stored = assigned.size - self.pending.size
         self._open_ids = set(self.pending.tolist())
         self._buffer: list[ImageLabels] = []
+        self._buffer_bytes = 0
 
     def append(self, labels: ImageLabels) -> None:
         """Take the labels of one image; they are stored at the next commit, at the latest when a bound is
@@ -79,7 +80,8 @@ class ShardWriter:
             )
         self._open_ids.remove(labels.image_id)
         self._buffer.append(labels)
-        if len(self._buffer) >= self.max_images or self._buffered_bytes() >= self.max_bytes:
+        self._buffer_bytes += _packed_bytes(labels)
+        if len(self._buffer) >= self.max_images or self._buffer_bytes >= self.max_bytes:
             self.commit()
 
     def commit(self) -> None:
@@ -90,13 +92,13 @@ class ShardWriter:
         """
         if not self._buffer:
             return
-        images, self._buffer = self._buffer, []
+        images, needed = self._buffer, self._buffer_bytes + 65_536
+        self._buffer, self._buffer_bytes = [], 0
         path = self.generation.next_part_path(self._prefix)
         try:
             write_part(path, images)
         except OSError as error:
             self._open_ids.update(image.image_id for image in images)
-            needed = sum(_packed_bytes(image) for image in images) + 65_536
             raise disk_error(path, needed, error) from error
 
     def close(self) -> None:
@@ -142,9 +144,6 @@ class ShardWriter:
         for path in leftovers:
             shutil.rmtree(path)
         return len(leftovers)
-
-    def _buffered_bytes(self) -> int:
-        return sum(_packed_bytes(image) for image in self._buffer)
 
 
 def _packed_bytes(labels: ImageLabels) -> int:

@@ -12,10 +12,11 @@ class Benchmark(StrEnum):
 
     sam = "sam"
     cache = "cache"
+    teacher_step = "teacher-step"
 
 
 def bench(
     name: Annotated[Benchmark, typer.Argument(help="What to measure; see docs/benchmarks.")],
 ) -> None:
     """Measure ratios between alternatives on this machine."""
-    importlib.import_module(f"benchmarks.{name.value}").main()
+    importlib.import_module(f"benchmarks.{name.name}").main()

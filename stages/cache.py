@@ -47,8 +47,7 @@ def info(root: Root, generation: Number = None, as_json: Json = False) -> None:
         ]
         for entry in states
     ]
-    columns = ["generation", "state", "images labelled", "parts", "size", "bytes / image"]
-    _print_table(f"{root}", columns, rows)
+    _print_table(f"{root}", ["generation", "state", "labelled", "parts", "size", "bytes / image"], rows)
     _print_summary(chosen, summary)
 
 
@@ -211,7 +210,7 @@ def _chosen(root: Path, number: int | None) -> "list[Generation]":
 def _standing(number: int, current: int, published_at: str | None) -> str:
     if published_at is None:
         return "incomplete since a repair" if number == current else "in progress"
-    return f"{'current' if number == current else 'published'}, {published_at}"
+    return f"{'current' if number == current else 'published'} {published_at[:16]}"
 
 
 def _print_summary(generation: "Generation", summary: "Summary") -> None:
@@ -271,8 +270,9 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
 
     table = Table(title=escape(title), title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 or not column else "right", overflow="fold")
+    for column, *cells in zip(columns, *rows, strict=True):
+        numbers = all(cell[:1].isdigit() for cell in cells)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     console.result.print(table)

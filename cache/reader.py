@@ -41,9 +41,14 @@ class CacheReader:
     def __init__(self, generation: Generation, *, preload_bytes: int = 0) -> None:
         self.generation = generation
         self.preload_bytes = preload_bytes
-        self._pin: FileLock | None = generation.pin()
+        pin = generation.pin()
+        self._pin: FileLock | None = pin
         self._process = os.getpid()
-        self._parts = generation.parts()
+        try:
+            self._parts = generation.parts()
+        except CacheError:
+            pin.release()
+            raise
         self._preloaded: dict[tuple[int, str], NDArray[np.uint8]] = {}
         ids = [np.zeros(0, np.int64), *(part.image_ids for part in self._parts)]
         # Should an image be in two parts, the first by name counts: a stable sort keeps it in front.
@@ -67,7 +72,8 @@ class CacheReader:
                 if current(root) == generation:
                     raise
                 continue  # a later one was published, and this one retired, in between
-            if not np.array_equal(reader.image_ids, generation.image_ids):
+            if np.setdiff1d(generation.image_ids, reader.image_ids, assume_unique=True).size:
+                reader.close()
                 generation.refuse_incomplete()
             return reader
 

@@ -56,9 +56,14 @@ class ShardWriter:
         self.max_images, self.max_bytes = max_images, max_bytes
         self._pin = generation.pin()
         self._lock = self._take_shard()
-        self.num_discarded = self._discard_leftovers()
         assigned = shard.assigned(generation.image_ids)
-        self.pending: NDArray[np.int64] = np.setdiff1d(assigned, generation.stored_ids(), assume_unique=True)
+        try:
+            self.num_discarded = self._discard_leftovers()
+            stored = generation.stored_ids()
+        except CacheError:
+            self.close()
+            raise
+        self.pending: NDArray[np.int64] = np.setdiff1d(assigned, stored, assume_unique=True)
         self.num_stored = assigned.size - self.pending.size
         self._open_ids = set(self.pending.tolist())
         self._buffer: list[ImageLabels] = []

@@ -24,8 +24,8 @@ from test_cache.crash import IMAGE_IDS, label_everything
 from test_cache.samples import assert_same_labels, make_labels
 
 TORTURE = "S4M_TORTURE" in os.environ
-NUM_STEPS = None if TORTURE else 12
-NUM_TIMED = 120 if TORTURE else 6
+NUM_STEPS = None if TORTURE else 8
+NUM_TIMED = 120 if TORTURE else 4
 
 
 class Nursery:
@@ -113,5 +113,5 @@ def test_commit__killed_at_any_time_loses_nothing_and_resumes(nursery, tmp_path)
         kills += answer["killed"]
         check_after_kill(tmp_path / str(trial), answer["stored"])
 
-    assert kills > NUM_TIMED // 2
+    assert kills >= NUM_TIMED // 2
     print(f"\n{kills} kills at random times of {NUM_TIMED} runs: nothing half-written visible, nothing lost")

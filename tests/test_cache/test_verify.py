@@ -86,7 +86,10 @@ def test_reader__missing_truncated_or_empty_file_is_found_at_open(generation, na
 
     assert "part-0001-000002" in str(error.value)
     assert error.value.image_ids == (() if name == "MANIFEST.json" else (5, 6, 7, 8, 9))
+    with pytest.raises(DamagedError):
+        ShardWriter(generation, ShardSpec(1, 1))
     assert not verify(generation).sound
+    generation.in_use_by_nobody().release()  # the refused ones let it go
 
 
 def test_read__file_removed_under_an_open_reader_is_never_an_empty_mask(generation):

@@ -122,10 +122,13 @@ def test_writer__dead_owner_is_taken_over(generation):
 
 def test_writer__forked_child_does_not_hold_the_shard(generation):
     writer = ShardWriter(generation, WHOLE)
+    forked, in_child = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(in_child, b"x")
         signal.pause()
     try:
+        os.read(forked, 1)
         writer.close()
         ShardWriter(generation, WHOLE).close()
     finally:

@@ -13,6 +13,7 @@ class Benchmark(StrEnum):
     sam = "sam"
     cache = "cache"
     teacher_step = "teacher-step"
+    distillation = "distillation"
 
 
 def bench(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,7 @@ def evaluate(
     from s4m_pipeline.data.coco import load_coco
     from s4m_pipeline.engine.checkpoint import read_weights, require_classes
     from s4m_pipeline.evaluation.mask_ap import mask_ap
+    from s4m_pipeline.evaluation.merging import merged_rate_of_results
     from s4m_pipeline.registry import register_all
 
     truth = load_coco(annotations, images)
@@ -46,10 +48,15 @@ def evaluate(
     model = _build_model(parts, weights, truth)
     predictions = _predict(model, parts, truth, options.teacher.workers)
     result = mask_ap(truth, predictions)
+    merged = merged_rate_of_results(truth, predictions)
     if as_json:
-        print(json.dumps(dataclasses.asdict(result), indent=2))
+        merged_or_none = None if math.isnan(merged) else merged
+        print(json.dumps({**dataclasses.asdict(result), "merged_rate": merged_or_none}, indent=2))
     else:
         _print_tables(result, f"{checkpoint} on {annotations}")
+        console.result.print(
+            f"{merged:.1f} % of the predictions with a score of 0.5 or more cover several objects of a class"
+        )
 
 
 def _build_model(parts: dict[str, Any], weights: "Weights", truth: "CocoData") -> "nn.Module":

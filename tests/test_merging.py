@@ -3,8 +3,10 @@
 import math
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
-from s4m_pipeline.evaluation.merging import merged_instance_rate
+from s4m_pipeline.data.coco import load_coco
+from s4m_pipeline.evaluation.merging import merged_instance_rate, merged_rate_of_results
 from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks
 
 
@@ -34,3 +36,20 @@ def test_merged_instance_rate__other_classes_do_not_count():
 
 def test_merged_instance_rate__no_prediction_is_not_a_number():
     assert math.isnan(merged_instance_rate([strips([])], [TRUTH]))
+
+
+def test_merged_rate_of_results__only_confident_predictions_count(tiny_coco):
+    truth = load_coco(tiny_coco.annotations("val"), tiny_coco.images("val"))
+    image = truth.images[0]
+    results = [
+        {
+            "image_id": image.id,
+            "category_id": truth.instances(image.id)[0]["category_id"],
+            "score": score,
+            "segmentation": coco_mask.encode(np.asfortranarray(np.ones((64, 64), np.uint8))),
+        }
+        for score in (0.9, 0.4)
+    ]
+    same_class = len({a["category_id"] for a in truth.instances(image.id)}) == 1
+    assert merged_rate_of_results(truth, results) == (100 if same_class else 0)
+    assert math.isnan(merged_rate_of_results(truth, results[1:]))

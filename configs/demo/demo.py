@@ -23,11 +23,12 @@ data = dict(
     test_images="test",
 )
 teacher = dict(
-    iterations=600,
+    iterations=400,
     batch_size=8,
     workers=0,
     ema=0.99,
-    validate_every=300,
+    init_from="{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors",
+    validate_every=200,
     checkpoint_every=100,
     log_every=20,
 )

@@ -151,7 +151,7 @@ def total_loss(losses: dict[str, Tensor]) -> Tensor:
     dense = losses["coverage"] + losses["outline"] + 2 * losses["object_code"] + losses["part_code"]
     if "best_mask" not in losses:
         return dense
-    mask = losses["best_mask"] + 0.3 * losses["single_mask"] + 0.05 * losses["all_masks"] + losses["iou"]
+    mask = losses["best_mask"] + 0.3 * losses["single_mask"] + 0.05 * losses["all_masks"] + 3 * losses["iou"]
     return mask + dense
 
 
@@ -251,7 +251,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=110)
+    parser.add_argument("--minutes", type=float, default=88)
     parser.add_argument("--images", type=int, default=8, help="images per step")
     parser.add_argument("--prompts", type=int, default=8, help="prompts per image")
     parser.add_argument("--peak-lr", type=float, default=1e-3)

@@ -34,6 +34,7 @@ _FREE_TO_CHANGE = (
     "teacher.keep_checkpoints",
     "teacher.log_every",
     "teacher.tensorboard",
+    "teacher.rank_timeout_s",
 )
 """Settings that do not change what is learnt: an interrupted run may go on with others."""
 
@@ -59,7 +60,7 @@ def teacher_weights(experiment: Path) -> Path:
 
 @dataclass
 class RunRecord:
-    """The run.json of a stage; every change is written at once and atomically."""
+    """The run.json of a stage; every change is written at once and atomically, by rank 0."""
 
     folder: Path
     content: dict[str, Any]
@@ -115,7 +116,10 @@ class RunRecord:
         self._write()
 
     def _write(self) -> None:
-        write_text(self.folder / "run.json", json.dumps(self.content, indent=2) + "\n")
+        from mmengine.dist import is_main_process
+
+        if is_main_process():
+            write_text(self.folder / "run.json", json.dumps(self.content, indent=2) + "\n")
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.refine.recipe import Recipe
 
 Split = Literal["val", "test"]
 
@@ -72,9 +73,9 @@ class TrainOptions:
     iterations: int
     """Optimizer steps in all."""
     batch_size: int
-    """Images per step and device."""
+    """Images per step, on all devices together."""
     workers: int = 2
-    """Processes that load images; 0 loads them in the main process. Does not change the result."""
+    """Processes per device that load images; 0 loads them in the main process. Does not change the result."""
     seed: int = 0
     """Decides initial weights, order and augmentation of the images, and sampled points."""
     deterministic: bool = False
@@ -95,6 +96,8 @@ class TrainOptions:
     """Steps that one line of metrics.jsonl averages over."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard (extra `tensorboard`)."""
+    rank_timeout_s: int = 600
+    """On several devices: seconds after which a process that waits for another one gives up."""
 
     def __post_init__(self) -> None:
         faults = [
@@ -116,6 +119,7 @@ _LEAST = {
     "checkpoint_every": 1,
     "keep_checkpoints": 2,  # the oldest goes before the newest is written
     "log_every": 1,
+    "rank_timeout_s": 1,
 }
 
 
@@ -173,6 +177,49 @@ class SdOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefineOptions(Recipe):
+    """How pseudo-labels are made, and how much of the machine is used for it."""
+
+    batch_size: int = 8
+    """Images per pass of the teacher."""
+    workers: int = 2
+    """Processes that decode images; 0 decodes in the main process."""
+    max_unreadable: int = 10
+    """Images per shard that may be missing or damaged: they get no labels and are listed."""
+    ground_truth: str | None = None
+    """COCO JSON with annotations of the unlabelled images, to measure the labels by; never trained on."""
+
+    def __post_init__(self) -> None:
+        least = {"points": 1, "seed": 0, "batch_size": 1, "workers": 0, "max_unreadable": 0}
+        faults = [
+            f"{name}: {getattr(self, name)} given, at least {value} expected"
+            for name, value in least.items()
+            if getattr(self, name) < value
+        ]
+        if not 0 <= self.min_score < 1:
+            faults.append(f"min_score: {self.min_score} given, a number from 0 to below 1 expected")
+        if self.nms_iou is not None and not 0 < self.nms_iou <= 1:
+            faults.append(f"nms_iou: {self.nms_iou} given, a number above 0 up to 1 (or None) expected")
+        _refuse(faults)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """How pseudo-labels are stored between refine and the student."""
+
+    part_images: int = 256
+    """Images per immutable part: what a kill can lose at most."""
+    embeddings: bool = False
+    """Keep SAM's image embeddings, so that the next generation skips the encoder (8 MiB an image at 1024)."""
+    embeddings_gb: float = 50.0
+    """How much disk the embeddings of all images may take, in units of 10^9 bytes."""
+
+    def __post_init__(self) -> None:
+        if self.part_images < 1:
+            _refuse([f"part_images: {self.part_images} given, at least 1 expected"])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """All of our keys of one config."""
 
@@ -184,6 +231,10 @@ class Options:
     """SAM 2."""
     sd: SdOptions = field(metadata={"group": SdOptions})
     """Structural distillation."""
+    refine: RefineOptions = field(metadata={"group": RefineOptions})
+    """Pseudo-labels and their refinement."""
+    cache: CacheOptions = field(metadata={"group": CacheOptions})
+    """Where they are kept."""
 
 
 RUNNER_KEYS = (

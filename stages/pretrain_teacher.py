@@ -1,6 +1,7 @@
 """Stage 1: train the teacher on the labelled images."""
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,20 +37,57 @@ def pretrain_teacher(
     trust_checkpoint: Annotated[
         bool, typer.Option("--trust-checkpoint", help="Load initial weights even if their file runs code.")
     ] = False,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes to train in, one for each GPU; under torchrun or srun these decide."
+        ),
+    ] = 1,
 ) -> None:
     """Train the teacher; a run that was interrupted goes on where it was saved."""
+    from s4m_pipeline.engine.launch import find_place, launch, share_of_batch
+
     options, parts = load_experiment(config, overrides or [])
+    place = find_place()
+    share_of_batch(options.teacher.batch_size, place.world_size if place else devices)
+    if place is None and devices > 1:
+        raise SystemExit(launch(devices, sys.argv[1:]))
+
+    from s4m_pipeline.engine.distributed import joined
+
+    with joined(options.teacher.rank_timeout_s):
+        _train(
+            options,
+            parts,
+            config,
+            experiment_folder(config, work_dir) / TEACHER,
+            overwrite,
+            allow_partial,
+            trust_checkpoint,
+        )
+
+
+def _train(
+    options: Options,
+    parts: dict[str, Any],
+    config: Path,
+    folder: Path,
+    overwrite: bool,
+    allow_partial: bool,
+    trust_checkpoint: bool,
+) -> None:
+    from s4m_pipeline.engine.distributed import on_first_rank
+    from s4m_pipeline.engine.hooks import Interrupted
+
     train, val = _load_data(options)
-    folder = experiment_folder(config, work_dir) / TEACHER
     fingerprint = {data.json_path.name: data.sha256 for data in (train, val)}
     sam = _load_sam(options.sam) if options.sd.enabled else None
     if sam is not None:
         fingerprint["SAM weights"] = sam.weights_sha256
     settings = {**parts, **dataclasses.asdict(options)}
-    record = RunRecord.open(folder, "pretrain-teacher", settings, fingerprint, overwrite=overwrite)
-
-    from s4m_pipeline.engine.hooks import Interrupted
-
+    record = on_first_rank(
+        lambda: RunRecord.open(folder, "pretrain-teacher", settings, fingerprint, overwrite=overwrite)
+    )
     try:
         runner, stop, progress = _build(options, parts, train, val, sam, folder)
         first_step = _start(runner, options.teacher, train, allow_partial, trust_checkpoint)
@@ -102,10 +140,12 @@ def _build(
     sam: "LoadedSam | None",
     folder: Path,
 ) -> tuple["QuietRunner", "StopOnSignal", "TrainingProgress"]:
+    from mmengine.dist import get_world_size
     from mmengine.evaluator import Evaluator
 
     from s4m_pipeline.engine import parts as build
     from s4m_pipeline.engine.hooks import MetricsHook, RecoverFromNaN, StopOnSignal
+    from s4m_pipeline.engine.launch import share_of_batch
     from s4m_pipeline.engine.progress import TrainingProgress
     from s4m_pipeline.engine.runner import QuietRunner
     from s4m_pipeline.engine.seeding import SeedEachStep
@@ -125,7 +165,10 @@ def _build(
         work_dir=folder,
         model=model,
         train_dataloader=build.train_dataloader(
-            train_set, batch_size=teacher.batch_size, workers=teacher.workers, seed=teacher.seed
+            train_set,
+            batch_size=share_of_batch(teacher.batch_size, get_world_size()),
+            workers=teacher.workers,
+            seed=teacher.seed,
         ),
         train_cfg={
             "by_epoch": False,
@@ -190,26 +233,32 @@ def _start(
         console.progress.print(f"Going on from {checkpoint}", markup=False, soft_wrap=True)
         runner.resume_from(checkpoint)
         return step_of(checkpoint)
-    runner.model.init_weights()
+    runner.network.init_weights()
     if teacher.init_from is not None and not teacher.init_from.startswith(TORCHVISION):
         weights = read_weights(Path(teacher.init_from), trust=trust)
-        taken = initialise(runner.model, weights, tuple(train.class_names), allow_partial=allow_partial)
+        taken = initialise(runner.network, weights, tuple(train.class_names), allow_partial=allow_partial)
         console.progress.print(taken, markup=False, soft_wrap=True)
     return 0
 
 
 def _finish(runner: "QuietRunner", train: "CocoData", config: Path) -> dict[str, Any]:
     """Write the (averaged) weights of the last step for the next stage; the result is their validation."""
+    from s4m_pipeline.engine.distributed import on_first_rank
+    from s4m_pipeline.engine.hooks import last_validation
+
+    metrics = Path(runner.work_dir, "metrics.jsonl")
+    validated = on_first_rank(lambda: last_validation(metrics).get("step"))
+    if validated != runner.max_iters:  # killed between the last step and its validation
+        runner.val_loop.run()
+    return on_first_rank(lambda: _publish(metrics.parent, train, config))
+
+
+def _publish(folder: Path, train: "CocoData", config: Path) -> dict[str, Any]:
     from s4m_pipeline.engine.checkpoint import latest_checkpoint, read_weights, write_weights
     from s4m_pipeline.engine.hooks import last_validation, mean_over_steps
     from s4m_pipeline.models.distilled import DISTILLATION
 
-    folder = Path(runner.work_dir)
     metrics = folder / "metrics.jsonl"
-    if (
-        last_validation(metrics).get("step") != runner.max_iters
-    ):  # killed between the last step and its validation
-        runner.val_loop.run()
     checkpoint = latest_checkpoint(folder)
     assert checkpoint is not None  # the last step is always saved
     weights = read_weights(checkpoint)

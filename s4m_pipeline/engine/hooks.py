@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, master_only
+from mmengine.dist import all_gather_object, all_reduce, master_only
 from mmengine.hooks import CheckpointHook, Hook
 
 from cache.atomic import write_text
@@ -34,6 +34,8 @@ class Interrupted(Exception):
 
 class MetricsHook(Hook):
     """Writes the mean of every loss over `every` steps to metrics.jsonl, the visualizer and the console.
+
+    On several devices losses are means over all, times and memory those of rank 0.
 
     Args:
         path: metrics.jsonl; lines after the step that a run resumes from are dropped.
@@ -93,7 +95,9 @@ class MetricsHook(Hook):
         self.step_ended = time.perf_counter()
 
     def _write_losses(self, runner: Any, step: int) -> None:
-        losses = {name: round(float(value) / self.steps, 5) for name, value in self.sums.items()}
+        means = torch.tensor([float(value) / self.steps for value in self.sums.values()])
+        all_reduce(means, "mean")
+        losses = {name: round(value, 5) for name, value in zip(self.sums, means.tolist(), strict=True)}
         timing = {
             "seconds_per_step": round((time.perf_counter() - self.began) / self.steps, 4),
             "data_seconds_per_step": round(self.data_s / self.steps, 4),
@@ -208,7 +212,8 @@ class RecoverFromNaN(Hook):
             self.in_a_row = 0
             return
         self.in_a_row += 1
-        images = [sample.img_id for sample in data_batch["data_samples"]]
+        shares = all_gather_object([sample.img_id for sample in data_batch["data_samples"]])
+        images = [image for share in shares for image in share]
         runner.logger.warning(f"step {runner.iter + 1} skipped: gradients not finite; image ids {images}")
         if self.in_a_row < self.patience and _is_finite(runner.model):
             return
@@ -228,8 +233,13 @@ class RecoverFromNaN(Hook):
 
 
 def _is_finite(model: torch.nn.Module) -> bool:
-    """Whether weights and buffers are: normalisation statistics take in a batch before its loss is known."""
-    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
+    """Whether weights and buffers are: normalisation statistics take in a batch before its loss is known.
+
+    All ranks answer alike, although statistics may be their own.
+    """
+    finite = torch.tensor(int(all(bool(value.isfinite().all()) for value in model.state_dict().values())))
+    all_reduce(finite, "min")
+    return bool(finite)
 
 
 def last_validation(metrics: Path) -> dict[str, Any]:

@@ -131,5 +131,18 @@ def visualizer(*, tensorboard: bool) -> dict[str, Any]:
 
 
 def runner_switches(config: Mapping[str, Any]) -> Config:
-    """The settings that mmengine's Runner looks up by itself."""
-    return Config({key: config[key] for key in ("compile", "activation_checkpointing") if key in config})
+    """The settings that mmengine's Runner looks up by itself.
+
+    On several GPUs, BatchNorm layers in training take the statistics of all devices' images, as on one. On
+    the CPU, where torch cannot, each process takes its own, and rank 0 hands its running statistics to all.
+    """
+    switches = {key: config[key] for key in ("compile", "activation_checkpointing") if key in config}
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        switches["sync_bn"] = "torch"
+    switches["model_wrapper_cfg"] = {
+        "type": "MMDistributedDataParallel",
+        "device_ids": [torch.cuda.current_device()] if on_gpu else None,
+        "broadcast_buffers": True,
+    }
+    return Config(switches)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmengine.dist import is_distributed
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from s4m_pipeline.engine.checkpoint import load_checkpoint
@@ -29,8 +30,16 @@ class QuietRunner(Runner):
             work_dir=str(work_dir),
             experiment_name=f"{work_dir.name}-{uuid.uuid4().hex[:8]}",
             default_scope="mmdet",
+            # Whoever started several processes, they have joined by now; mmengine only wants to know that.
+            launcher="pytorch" if is_distributed() else "none",
             **parts,
         )
+
+    @property
+    def network(self) -> BaseModel:
+        """The model without the wrapper that joins it with those of other devices."""
+        network: BaseModel = self.model.module if is_model_wrapper(self.model) else self.model
+        return network
 
     def build_logger(
         self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any
@@ -54,8 +63,7 @@ class QuietRunner(Runner):
         """
         checkpoint = load_checkpoint(Path(filename))
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        model.load_state_dict(checkpoint["state_dict"], strict=True)
+        self.network.load_state_dict(checkpoint["state_dict"], strict=True)
         return checkpoint
 
     def resume_from(self, checkpoint: Path) -> None:

@@ -50,6 +50,9 @@ work_dirs/demo/teacher/weights.safetensors: | data/demo/split/split.json
 test: setup ## Run the tests
 	$(BIN)/pytest -n 2 --dist loadfile  # what a file shares (models, data) is built once
 
+torture: setup ## Kill the cache's writers at every step and at random, hundreds of times: about 12 minutes
+	S4M_TORTURE=1 $(BIN)/pytest tests/test_cache/test_crash.py -q -s
+
 lint: setup ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

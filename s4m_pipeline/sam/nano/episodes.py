@@ -17,7 +17,7 @@ INPUT_PX = 192  # the nano model's input
 LOGITS_PX = 48  # its mask logits
 DENSE_PX = 24  # the auxiliary head's grid, stride 8
 MAX_POINTS = 5
-WHOLE_SHARE = 0.65  # of prompts that ask for a whole object rather than for a part
+WHOLE_SHARE = 0.5  # of prompts that ask for a whole object rather than for a part
 MIN_TARGET_PX = 30
 CENTRE_WAVELENGTHS = (2.0, 0.5, 0.25)  # of the dense centre code, in image sides
 

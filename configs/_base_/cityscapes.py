@@ -17,6 +17,7 @@ teacher = dict(
     validate_every=5_000,
     checkpoint_every=1_000,
 )
+sd = dict(enabled=True)
 param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0)]
 
 train_pipeline = [

@@ -17,6 +17,7 @@ teacher = dict(
     validate_every=10_000,
     checkpoint_every=1_000,
 )
+sd = dict(enabled=True)
 param_scheduler = [dict(type="MultiStepLR", milestones=[327_778, 355_092], gamma=0.1)]
 
 model = dict(

@@ -1,6 +1,7 @@
 """The embedded data set, on two CPU cores.
 
 Commands:         s4m data demo data/demo
+                  s4m data split data/demo/train.json --percent 12 --out data/demo/split --val data/demo/val.json
                   s4m pretrain-teacher configs/demo/demo.py
 Time and memory:  not measured yet
 Expected AP:      not measured yet
@@ -32,6 +33,8 @@ teacher = dict(
     checkpoint_every=100,
     log_every=20,
 )
+sam = dict(model="nano")
+sd = dict(enabled=False, points=16)
 
 model = dict(
     backbone=dict(

@@ -35,7 +35,9 @@ COMMANDS = {
     "pretrain-teacher": Command(
         "stages.pretrain_teacher:pretrain_teacher", "Train a teacher on labelled images."
     ),
+    "refine": Command("stages.refine:refine", "Make pseudo-labels with teacher and SAM 2, in shards."),
     "evaluate": Command("stages.evaluate:evaluate", "Measure the mask AP of a checkpoint."),
+    "report": Command("stages.report:app", "Show what a network has learnt."),
     "cache": Command("stages.cache:app", "Inspect, check, mend and convert a pseudo-label cache."),
     "bench": Command("stages.bench:bench", "Time our paths against their alternatives."),
 }

@@ -1,7 +1,8 @@
 """The embedded data set, on two CPU cores.
 
 Commands:         s4m data demo data/demo
-                  s4m data split data/demo/train.json --percent 12 --out data/demo/split --val data/demo/val.json
+                  s4m data split data/demo/train.json --percent 12 \\
+                      --val data/demo/val.json --out data/demo/split
                   s4m pretrain-teacher configs/demo/demo.py
 Time and memory:  not measured yet
 Expected AP:      not measured yet

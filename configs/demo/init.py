@@ -2,7 +2,8 @@
 
 Commands:         python -m s4m_pipeline.models.demo_init.make scenes data/init
                   s4m pretrain-teacher configs/demo/init.py
-                  python -m s4m_pipeline.models.demo_init.make strip work_dirs/init/teacher/weights.safetensors
+                  python -m s4m_pipeline.models.demo_init.make strip \\
+                      work_dirs/init/teacher/weights.safetensors
 Time and memory:  40 minutes on one busy core; memory not measured
 Expected AP:      57.0 class-agnostic on its validation scenes, AP50 90.2
 """

@@ -14,6 +14,7 @@ from cache.atomic import write_text
 from s4m_pipeline.errors import UserError
 
 TEACHER = "teacher"
+CACHE = "cache"
 WEIGHTS = "weights.safetensors"
 
 _PACKAGES = (

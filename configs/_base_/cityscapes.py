@@ -1,6 +1,6 @@
 """Cityscapes as in the paper: data, geometry, schedule; configs/cityscapes sets the share of labels."""
 
-_base_ = ["./mask2former_r50.py", "./adamw.py"]
+_base_ = ["./mask2former_r50.py", "./adamw.py", "./refine.py"]
 
 data = dict(
     root="data/cityscapes",

@@ -1,6 +1,6 @@
 """COCO as in the paper: data, large-scale jitter, schedule; configs/coco sets the share of labels."""
 
-_base_ = ["./mask2former_r50.py", "./adamw.py"]
+_base_ = ["./mask2former_r50.py", "./adamw.py", "./refine.py"]
 
 data = dict(
     root="data/coco",

@@ -8,7 +8,7 @@ Expected AP:      not measured; depends on the data
 Class names, and everything that depends on their number, are taken from the labelled JSON.
 """
 
-_base_ = ["../_base_/mask2former_r50.py", "../_base_/adamw.py"]
+_base_ = ["../_base_/mask2former_r50.py", "../_base_/adamw.py", "../_base_/refine.py"]
 
 data = dict(
     root="data/mine",  # change: paths below start here

@@ -4,11 +4,12 @@ Commands:         s4m data demo data/demo
                   s4m data split data/demo/train.json --percent 12 \\
                       --val data/demo/val.json --out data/demo/split
                   s4m pretrain-teacher configs/demo/demo.py
+                  s4m refine configs/demo/demo.py
 Time and memory:  not measured yet
 Expected AP:      not measured yet
 """
 
-_base_ = ["../_base_/mask2former_r50.py", "../_base_/adamw.py"]
+_base_ = ["../_base_/mask2former_r50.py", "../_base_/adamw.py", "../_base_/refine.py"]
 
 _width = 64
 _attention = dict(embed_dims=_width, num_heads=4)
@@ -36,6 +37,7 @@ teacher = dict(
 )
 sam = dict(model="nano")
 sd = dict(enabled=False, points=16)
+refine = dict(nms_iou=0.5, ground_truth="train.json")
 
 model = dict(
     backbone=dict(

@@ -1,5 +1,6 @@
 """A plain folder of images as unlabelled data."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from s4m_pipeline.data.coco import CocoImage
@@ -20,15 +21,9 @@ def folder_images(folder: Path, first_id: int, max_pixels: int = MAX_PIXELS) -> 
     """
     if not folder.is_dir():
         raise UserError(f"--unlabeled {folder}: no such folder. Expected a folder of images.")
-    root, findings = ImageRoot(folder), Findings()
+    findings = Findings()
     images: list[CocoImage] = []
-    for name in _image_names(root.folder):
-        path = root.locate(name)
-        if path is None:
-            findings.add(Problem.FILE_OUTSIDE, name)
-            continue
-        if path != root.folder / name:  # a link: the file it leads to is in the folder too
-            continue
+    for name, path in image_files(folder, findings):
         try:
             header = read_header(path, max_pixels)
         except ImageError as error:
@@ -40,6 +35,22 @@ def folder_images(folder: Path, first_id: int, max_pixels: int = MAX_PIXELS) -> 
         endings = ", ".join(sorted(EXTENSIONS))
         raise UserError(f"--unlabeled {folder}: no images below it. Expected files ending in {endings}.")
     return images
+
+
+def image_files(folder: Path, findings: Findings | None = None) -> Iterator[tuple[str, Path]]:
+    """Name below `folder` and absolute path of every image file there, sorted by name.
+
+    A link inside the folder is passed over: the file it leads to is listed itself. One that leads outside is
+    passed over too, and goes into `findings`.
+    """
+    root = ImageRoot(folder)
+    for name in _image_names(root.folder):
+        path = root.locate(name)
+        if path is None:
+            if findings is not None:
+                findings.add(Problem.FILE_OUTSIDE, name)
+        elif path == root.folder / name:
+            yield name, path
 
 
 def _image_names(folder: Path) -> list[str]:

@@ -42,6 +42,29 @@ class InstanceMask2Former(Mask2Former):
             )
         return batch_data_samples
 
+    def mask_queries(
+        self, batch_inputs: Tensor, batch_data_samples: SampleList
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What the last decoder layer says of every query, masks neither enlarged nor thresholded.
+
+        Args:
+            batch_inputs: (B, 3, H, W) float, normalised and padded.
+            batch_data_samples: B samples with `img_shape`, `batch_input_shape`.
+
+        Returns:
+            For each image class logits (Q, classes + 1), the last column "no object", and mask logits
+            (Q, h, w) at stride 4, both float32; cells that lie in the padding altogether are cut off.
+        """
+        class_logits, mask_logits = self.panoptic_head(self.extract_feat(batch_inputs), batch_data_samples)
+        stride_px = batch_inputs.shape[-1] // mask_logits[-1].shape[-1]
+        found = []
+        for sample, class_QC, mask_QHW in zip(
+            batch_data_samples, class_logits[-1], mask_logits[-1], strict=True
+        ):
+            height, width = (-(-side // stride_px) for side in sample.img_shape[:2])
+            found.append((class_QC.float(), mask_QHW[:, :height, :width].float()))
+        return found
+
     def _instances(self, class_QC: Tensor, mask_QHW: Tensor, meta: dict, rescale: bool) -> InstanceData:
         probability_QC = class_QC.softmax(-1)[:, : self.num_things_classes]
         count = min(self.test_cfg["max_per_image"], probability_QC.numel())

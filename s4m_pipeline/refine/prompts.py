@@ -6,23 +6,19 @@ depend on how the work was sharded, batched or ordered.
 Axes: N instances of one image, h x w the teacher's mask size, K points.
 """
 
-from typing import Literal, get_args
-
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from s4m_pipeline.refine.frame import MaskFrame
+from s4m_pipeline.refine.recipe import PromptType
 from s4m_pipeline.sam.prompts import Prompts
-
-PromptType = Literal["points", "points_softmax", "point_centre", "point_confident", "box", "mask"]
-PROMPT_TYPES: tuple[PromptType, ...] = get_args(PromptType)
 
 
 def make_prompts(
     kind: PromptType,
     mask_logits: Tensor,
-    image_hw_px: tuple[int, int],
+    frame: MaskFrame,
     *,
     num_points: int,
     uniforms: Tensor,
@@ -36,21 +32,20 @@ def make_prompts(
             `point_centre` the mask's cell nearest to its centroid; `point_confident` its most probable cell;
             `box` the binary mask's box; `mask` the logits themselves.
         mask_logits: (N, h, w) float; each has at least one positive cell.
-        image_hw_px: size of the image; the mask grid covers all of it.
+        frame: how the grid of h x w cells lies on the image.
         num_points: K.
         uniforms: (N, K) float in [0, 1), from `draw_uniforms`.
         sam_logits_size: the size that SAM takes mask prompts in.
     """
-    height, width = mask_logits.shape[1:]
-    cell_wh_px = torch.tensor([image_hw_px[1] / width, image_hw_px[0] / height], device=mask_logits.device)
+    width = mask_logits.shape[2]
+    cell_wh_px = torch.tensor(frame.cell_wh_px, device=mask_logits.device)
+    image_wh_px = torch.tensor(frame.image_hw_px, device=mask_logits.device).flip(0)
     inside = mask_logits > 0
     if kind == "mask":
-        resized = F.interpolate(
-            mask_logits[:, None].float(), sam_logits_size, mode="bilinear", align_corners=False
-        )
-        return Prompts(mask_logits=resized[:, 0])
+        return Prompts(mask_logits=frame.resample(mask_logits.float(), sam_logits_size))
     if kind == "box":
-        return Prompts(boxes_xyxy_px=boxes_of(inside) * cell_wh_px.repeat(2))
+        boxes = boxes_of(inside) * cell_wh_px.repeat(2)
+        return Prompts(boxes_xyxy_px=boxes.minimum(image_wh_px.repeat(2)))
     if kind == "points":
         cells = draw_cells(mask_logits.float().sigmoid() * inside, uniforms)
     elif kind == "points_softmax":
@@ -61,7 +56,9 @@ def make_prompts(
         cells = _most_central_cells(inside)[:, None]
     cell_xy = torch.stack([cells % width, cells // width], dim=-1)
     # Integers are pixel centres in SAM's frame: the middle of the first cell of s pixels is s / 2 - 1 / 2.
-    return Prompts(points_xy_px=(cell_xy + 0.5) * cell_wh_px - 0.5)
+    points = (cell_xy + 0.5) * cell_wh_px - 0.5
+    # The middle of a cell that is mostly padding may lie outside the image.
+    return Prompts(points_xy_px=points.minimum(image_wh_px - 1.0))
 
 
 def draw_uniforms(seed: int, generation: int, image_id: int, num_instances: int, num_points: int) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s4m_pipeline.refine.prompts import PromptType, draw_uniforms, make_prompts
+from s4m_pipeline.refine.prompts import draw_uniforms, make_prompts
+from s4m_pipeline.refine.recipe import PromptType
 from s4m_pipeline.refine.selection import KeptQueries
 from s4m_pipeline.sam import BatchedSam, ImageEmbeddings, Prompts, full_size_masks
 
@@ -45,12 +46,12 @@ def refine_masks(
         make_prompts(
             kind,
             labels.mask_logits,
-            size,
+            labels.frame,
             num_points=num_points,
             uniforms=draw_uniforms(seed, generation, image_id, len(labels), num_points),
             sam_logits_size=(4 * height, 4 * width),
         )
-        for labels, size, image_id in zip(kept, sizes, image_ids, strict=True)
+        for labels, image_id in zip(kept, image_ids, strict=True)
     ]
     counts = torch.tensor([len(labels) for labels in kept])
     image_index = torch.arange(len(kept)).repeat_interleave(counts)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s4m_pipeline.refine.frame import MaskFrame
+
 
 @dataclass(frozen=True)
 class KeptQueries:
@@ -19,6 +21,8 @@ class KeptQueries:
     """(N,) float32 softmax confidence of that class."""
     mask_logits: Tensor
     """(N, h, w) float32; each has a positive cell."""
+    frame: MaskFrame
+    """How the h x w cells lie on the image."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -27,6 +31,7 @@ class KeptQueries:
 def select_queries(
     class_logits: Tensor,
     mask_logits: Tensor,
+    frame: MaskFrame,
     *,
     min_score: float = 0.7,
     min_soft_area: float = 5.0,
@@ -37,6 +42,7 @@ def select_queries(
     Args:
         class_logits: (Q, classes + 1), the last column "no object".
         mask_logits: (Q, h, w).
+        frame: how the h x w cells lie on the image.
         min_score: the winning class must be an object class of softmax confidence above this.
         min_soft_area: `sum(sigmoid(mask))` must be above this, in cells of the mask.
         nms_iou: drop a query whose binary mask has at least this IoU with a more confident one's; None: keep.
@@ -53,7 +59,7 @@ def select_queries(
     if nms_iou is not None:
         keep = mask_nms(masks > 0, nms_iou)
         candidates, masks = candidates[keep], masks[keep]
-    return KeptQueries(label[candidates], score[candidates], masks)
+    return KeptQueries(label[candidates], score[candidates], masks, frame)
 
 
 def mask_nms(masks: Tensor, max_iou: float) -> Tensor:

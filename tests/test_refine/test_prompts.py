@@ -6,13 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s4m_pipeline.refine.prompts import PROMPT_TYPES, boxes_of, draw_cells, draw_uniforms, make_prompts
+from s4m_pipeline.refine.frame import MaskFrame
+from s4m_pipeline.refine.prompts import boxes_of, draw_cells, draw_uniforms, make_prompts
+from s4m_pipeline.refine.recipe import PROMPT_TYPES
+
+FRAME = MaskFrame((64, 128), (64, 128))
 
 
-def prompts_for(kind, mask_logits, image_hw_px=(64, 128), num_points=3, seed=0):
+def prompts_for(kind, mask_logits, frame=FRAME, num_points=3, seed=0):
     uniforms = draw_uniforms(seed, 0, 17, len(mask_logits), num_points)
     return make_prompts(
-        kind, mask_logits, image_hw_px, num_points=num_points, uniforms=uniforms, sam_logits_size=(48, 48)
+        kind, mask_logits, frame, num_points=num_points, uniforms=uniforms, sam_logits_size=(48, 48)
     )
 
 
@@ -77,8 +81,8 @@ def test_make_prompts__centre_of_a_ring_is_moved_onto_it():
     logits = torch.full((1, 9, 9), -5.0)
     logits[0, 1:8, 1:8] = 5.0
     logits[0, 2:7, 2:7] = -5.0
-    prompts = prompts_for("point_centre", logits, image_hw_px=(9, 9))
-    x, y = prompts.points_xy_px[0, 0].long().tolist()
+    prompts = prompts_for("point_centre", logits, MaskFrame((36, 36), (36, 36)))
+    x, y = (prompts.points_xy_px[0, 0] / 4).long().tolist()
     assert logits[0, y, x] > 0
 
 
@@ -90,3 +94,29 @@ def test_boxes_of__ends_are_exclusive():
     mask = torch.zeros(1, 5, 7, dtype=torch.bool)
     mask[0, 1:3, 2:7] = True
     assert boxes_of(mask).tolist() == [[2, 1, 7, 3]]
+
+
+def test_make_prompts__cells_of_a_resized_and_padded_image_lie_where_the_image_is():
+    # Seen at 100 x 49 by the network: the 13th row of cells has one row of pixels and three of padding.
+    logits = torch.full((1, 13, 25), -5.0)
+    logits[0, 12, 24] = 5.0
+    frame = MaskFrame((50, 100), (49, 100))
+    assert frame.grid_hw == (13, 25)
+    (x, y), (left, top, right, bottom) = (
+        prompts_for("point_confident", logits, frame).points_xy_px[0, 0].tolist(),
+        prompts_for("box", logits, frame).boxes_xyxy_px[0].tolist(),
+    )
+    assert (x, y) == (97.5, 49.0)  # the cell's middle is in the padding: moved to the last row of pixels
+    assert (left, right, bottom) == (96, 100, 50)
+    assert top == pytest.approx(48 * 50 / 49)
+
+
+def test_resample__covers_exactly_the_image_without_its_padding():
+    ramp = torch.arange(26.0).expand(1, 13, 26)
+    frame = MaskFrame((100, 202), (50, 101))
+    fine = frame.resample(ramp, (100, 202))
+    assert fine.shape == (1, 100, 202)
+    # Pixel 100.5 of 202 is input pixel 50, which lies in cell (50 + 0.5) / 4 - 0.5.
+    torch.testing.assert_close(
+        fine[0, 0, 100:102].mean(), torch.tensor(50.5 / 4 - 0.5 + 0.0), atol=0.13, rtol=0
+    )

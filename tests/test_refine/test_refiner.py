@@ -6,7 +6,8 @@ import torch
 
 from s4m_pipeline.data.scenes.render import SceneStyle, draw_scene
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
-from s4m_pipeline.refine.prompts import PROMPT_TYPES
+from s4m_pipeline.refine.frame import MaskFrame
+from s4m_pipeline.refine.recipe import PROMPT_TYPES
 from s4m_pipeline.refine.refiner import refine_masks
 from s4m_pipeline.refine.selection import KeptQueries
 from s4m_pipeline.sam import BatchedSam, load_sam
@@ -30,7 +31,8 @@ def labels(count: int, seed: int) -> KeptQueries:
     for mask in masks:
         top, left = torch.randint(0, 22, (2,), generator=generator).tolist()
         mask[top : top + 9, left : left + 8] = 3.0
-    return KeptQueries(torch.zeros(count, dtype=torch.int64), torch.ones(count), masks)
+    frame = MaskFrame((128, 128), (128, 128))
+    return KeptQueries(torch.zeros(count, dtype=torch.int64), torch.ones(count), masks, frame)
 
 
 def test_refine_masks__labels_do_not_depend_on_the_batch(sam, images):

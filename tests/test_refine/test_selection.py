@@ -2,7 +2,10 @@
 
 import torch
 
+from s4m_pipeline.refine.frame import MaskFrame
 from s4m_pipeline.refine.selection import mask_nms, select_queries
+
+FRAME = MaskFrame((64, 64), (64, 64))
 
 
 def logits_for(scores: list[list[float]]) -> torch.Tensor:
@@ -28,14 +31,14 @@ def test_select_queries__only_confident_objects_with_a_mask_are_kept():
     )
     small_squares = [(0, 0, 4), (4, 4, 4), (8, 8, 4), (0, 8, 1), (8, 0, 5)]
     masks = torch.stack([*(square(*place) for place in small_squares), square(0, 0, 16, value=-0.5)])
-    kept = select_queries(class_logits, masks)
+    kept = select_queries(class_logits, masks, FRAME)
     assert kept.label.tolist() == [1, 0]
     torch.testing.assert_close(kept.score, torch.tensor([0.95, 0.80]))
     assert (kept.mask_logits > 0).sum((1, 2)).tolist() == [25, 16]
 
 
 def test_select_queries__nothing_confident_gives_an_empty_result():
-    kept = select_queries(torch.zeros(3, 5), torch.randn(3, 8, 8))
+    kept = select_queries(torch.zeros(3, 5), torch.randn(3, 8, 8), FRAME)
     assert len(kept) == 0
     assert kept.mask_logits.shape == (0, 8, 8)
 
@@ -43,9 +46,9 @@ def test_select_queries__nothing_confident_gives_an_empty_result():
 def test_select_queries__nms_drops_the_less_confident_duplicate():
     class_logits = logits_for([[0.8, 0.1, 0.1], [0.9, 0.05, 0.05], [0.85, 0.1, 0.05]])
     masks = torch.stack([square(0, 0, 6), square(0, 0, 7), square(9, 9, 5)])
-    kept = select_queries(class_logits, masks, nms_iou=0.5)
+    kept = select_queries(class_logits, masks, FRAME, nms_iou=0.5)
     torch.testing.assert_close(kept.score, torch.tensor([0.9, 0.85]))
-    assert len(select_queries(class_logits, masks)) == 3
+    assert len(select_queries(class_logits, masks, FRAME)) == 3
 
 
 def test_mask_nms__a_dropped_mask_drops_nothing():

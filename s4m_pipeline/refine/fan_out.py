@@ -1,0 +1,48 @@
+"""One process for each GPU of this machine, a shard each."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return listed.split(",")[:count] if listed else [str(index) for index in range(count)]
+
+
+def run_shards(arguments: Sequence[str], gpus: Sequence[str]) -> int:
+    """Run `s4m ARGUMENTS --shard i/n` for each of n GPUs at once, and wait for all.
+
+    A shard that fails does not stop the others: what they store counts. SIGTERM and SIGINT are passed on.
+
+    Returns:
+        0 if all succeeded, else the exit code of the first shard that did not.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "stages", *arguments, "--shard", f"{index}/{len(gpus)}"],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu},
+        )
+        for index, gpu in enumerate(gpus, start=1)
+    ]
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    usual = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        codes = [process.wait() for process in processes]
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+    failed = [code for code in codes if code]
+    # A process that a signal ended has a negative code; shells and clusters know it as 128 + signal.
+    return (failed[0] if failed[0] > 0 else 128 - failed[0]) if failed else 0

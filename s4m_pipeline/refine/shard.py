@@ -1,0 +1,117 @@
+"""The loop of refine: one shard of the unlabelled images, from files to parts of the cache."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+from rich.console import Console
+
+from cache.records import ImageLabels, Instances
+from cache.writer import ShardWriter
+from s4m_pipeline.errors import UserError
+from s4m_pipeline.refine.labeller import Labeller
+from s4m_pipeline.refine.packing import BackgroundWriter
+from s4m_pipeline.refine.photos import PhotoFiles, Unreadable, batches_by_size, load_photos, readable
+from s4m_pipeline.refine.progress import RefineProgress
+from s4m_pipeline.refine.record import ShardRecord
+from s4m_pipeline.refine.stopwatch import Stopwatch
+
+Item = TypeVar("Item")
+
+
+def label_shard(
+    writer: ShardWriter,
+    files: PhotoFiles,
+    labeller: Labeller,
+    *,
+    workers: int,
+    max_unreadable: int,
+    stop: Callable[[], bool],
+    console: Console,
+) -> ShardRecord:
+    """Label the images that are pending in a shard, and store the labels; returns the record of this session.
+
+    Unreadable images get empty labels, but only once all others have theirs: until then they stay pending,
+    and a file that was mended in between is labelled like any other.
+
+    Args:
+        writer: of the shard.
+        files: the pending images.
+        workers: processes that decode.
+        max_unreadable: how many images may be unreadable.
+        stop: whether to end after the batch at hand; what is labelled is stored.
+
+    Raises:
+        UserError: if more images are unreadable, with their names; the others' labels are stored.
+    """
+    began, watch = time.perf_counter(), labeller.stopwatch
+    unreadable: list[Unreadable] = []
+    num_labelled = 0
+    loaded = timed(load_photos(files, workers, pin_memory=_on_gpu(labeller)), watch, "reading")
+    photos = readable(loaded, unreadable.append)
+    with RefineProgress(console, len(files), watch) as progress, BackgroundWriter(writer) as background:
+        for batch in batches_by_size(photos, labeller.batch_size, labeller.divisor_px):
+            if stop() or len(unreadable) > max_unreadable:
+                break
+            labelled = labeller.label(batch)
+            with watch.measure("masks"):
+                fetched = [image.fetch() for image in labelled]
+            with watch.measure("writing"):
+                background.put(fetched)
+            num_labelled += len(fetched)
+            progress.advance(len(fetched), sum(len(labels.label) for labels in fetched))
+    writer.commit()
+    if labeller.encoder is not None:
+        labeller.encoder.close()
+    if len(unreadable) > max_unreadable:
+        raise UserError(_too_many(unreadable, max_unreadable))
+    if num_labelled + len(unreadable) < len(files):  # asked to stop: they are looked at again
+        unreadable = []
+    _append_empty(writer, files, unreadable)
+    return ShardRecord(
+        images=num_labelled,
+        seconds=round(time.perf_counter() - began, 3),
+        stage_seconds={name: round(seconds, 3) for name, seconds in watch.seconds.items()},
+        score_histogram=labeller.score_histogram.tolist(),
+        unreadable={str(image.image_id): [image.file_name, image.reason] for image in unreadable},
+    )
+
+
+def timed(items: Iterable[Item], watch: Stopwatch, name: str) -> Iterator[Item]:
+    """The same items; the time until each of them is there is counted as `name`."""
+    iterator = iter(items)
+    while True:
+        with watch.measure(name):
+            item = next(iterator, None)
+        if item is None:
+            return
+        yield item
+
+
+def list_unreadable(unreadable: Iterable[tuple[str, str]], limit: int = 10) -> str:
+    """A line for each file name and reason, the first ones only."""
+    lines = [f"  {name}: {reason}" for name, reason in unreadable]
+    more = [f"  and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "\n".join([*lines[:limit], *more])
+
+
+def _too_many(unreadable: list[Unreadable], limit: int) -> str:
+    names = list_unreadable((image.file_name, image.reason) for image in unreadable)
+    return (
+        f"{len(unreadable)} unlabelled images cannot be used, refine.max_unreadable is {limit}:\n{names}\n"
+        "Mend these files, or raise the limit with --set refine.max_unreadable=N, and run the same command "
+        "again: labels of the others are stored."
+    )
+
+
+def _append_empty(writer: ShardWriter, files: PhotoFiles, unreadable: list[Unreadable]) -> None:
+    sizes = {image.id: (max(image.height, 1), max(image.width, 1)) for image in files.images}
+    for image in unreadable:
+        height, width = sizes[image.image_id]
+        nothing = Instances.create(masks=np.zeros((0, 1, 1), np.bool_), labels=[], scores=[], pred_ious=[])
+        writer.append(ImageLabels(image_id=image.image_id, height=height, width=width, instances=nothing))
+
+
+def _on_gpu(labeller: Labeller) -> bool:
+    return next(labeller.teacher.parameters()).is_cuda

@@ -1,0 +1,30 @@
+"""Where the time goes: seconds by stage of the work."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Stopwatch:
+    """Adds up wall-clock seconds by name; `seconds` maps names to sums."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Count what is done inside, the device's work included, as `name`."""
+        began = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[name] += time.perf_counter() - began
+
+    @property
+    def slowest(self) -> tuple[str, float]:
+        """The name with most seconds, and its share of all (0 to 1)."""
+        name = max(self.seconds, key=self.seconds.__getitem__)
+        return name, self.seconds[name] / sum(self.seconds.values())

@@ -1,0 +1,119 @@
+"""An experiment ready to refine: a few embedded scenes, the demo's network untrained, the nano SAM 2."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from s4m_pipeline.data.coco import load_coco
+from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
+from s4m_pipeline.data.scenes.writer import Subset, write_scenes
+from s4m_pipeline.engine.checkpoint import write_weights
+from s4m_pipeline.engine.parts import model_config
+from s4m_pipeline.registry import register_all
+
+REPOSITORY = Path(__file__).parents[2]
+NUM_UNLABELED = 6
+ODD_SIZES = {2: (101, 67), 5: (66, 130)}  # width, height by image id: no multiples of the mask stride
+Refine = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data`, `refine_me.py` and `weights.safetensors`; tests must not write into it."""
+    root = tmp_path_factory.mktemp("refine")
+    write_scenes(
+        root / "data", (Subset("train", 0, NUM_UNLABELED), Subset("val", 1, 2)), DEMO_FAMILIES, (4, 99)
+    )
+    _resize_some(root / "data")
+    truth = json.loads((root / "data/train.json").read_text())
+    (root / "data/unlabeled.json").write_text(json.dumps({**truth, "annotations": []}))
+    config = root / "refine_me.py"
+    config.write_text(
+        f"""
+_base_ = [{str(REPOSITORY / "configs/demo/demo.py")!r}]
+data = dict(
+    _delete_=True, root={str(root / "data")!r}, labeled="val.json", train_images="train",
+    unlabeled="unlabeled.json", val="val.json", val_images="val",
+)
+sam = dict(model="nano")
+refine = dict(
+    prompt="points", points=3, min_score=0.25, min_soft_area=5.0, nms_iou=None, seed=0, batch_size=4,
+    workers=0, max_unreadable=0, ground_truth=None,
+)
+cache = dict(part_images=2, embeddings=False)
+"""
+    )
+    write_untrained_teacher(config, root / "weights.safetensors", seed=0)
+    return root
+
+
+def _resize_some(data: Path) -> None:
+    document = json.loads((data / "train.json").read_text())
+    for entry in document["images"]:
+        if entry["id"] in ODD_SIZES:
+            path = data / "train" / entry["file_name"]
+            Image.open(path).resize(ODD_SIZES[entry["id"]]).save(path)
+            entry["width"], entry["height"] = ODD_SIZES[entry["id"]]
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] not in ODD_SIZES]
+    (data / "train.json").write_text(json.dumps(document))
+
+
+def write_untrained_teacher(config: Path, path: Path, seed: int) -> None:
+    """Random weights find something everywhere, once the score threshold is low."""
+    from mmdet.registry import MODELS
+
+    from stages.options import load_experiment
+
+    register_all()
+    options, parts = load_experiment(config, [])
+    classes = load_coco(options.data.path("val.json"), options.data.path("val")).class_names
+    torch.manual_seed(seed)
+    model = MODELS.build(model_config(parts["model"], len(classes)))
+    write_weights(path, model.state_dict(), tuple(classes))
+
+
+@pytest.fixture
+def refine(experiment: Path, tmp_path: Path) -> Refine:
+    """`s4m refine` in this process, into `tmp_path / name`: `refine("name", "key=value", shard="1/2")`."""
+    from stages.refine import refine as command
+
+    def run(name: str, *overrides: str, **options: Any) -> None:
+        arguments = {
+            "shard": None,
+            "generation": None,
+            "teacher": experiment / "weights.safetensors",
+            "preview": None,
+            "trust_checkpoint": False,
+            **options,
+        }
+        command(experiment / "refine_me.py", overrides=list(overrides), work_dir=tmp_path / name, **arguments)
+
+    return run
+
+
+def labels_of(cache: Path, number: int = 1) -> dict[int, dict[str, np.ndarray]]:
+    """Everything that a generation holds, by image and array."""
+    from cache.generation import Generation
+    from cache.reader import CacheReader
+    from cache.records import pack_columns
+
+    with CacheReader(Generation(cache, number)) as reader:
+        return {
+            image_id: pack_columns([reader.read(image_id, raw=True)])
+            for image_id in reader.image_ids.tolist()
+        }
+
+
+def assert_same_labels(one: Path, other: Path) -> None:
+    """Two caches hold the same instances, bit by bit."""
+    first, second = labels_of(one), labels_of(other)
+    assert list(first) == list(second)
+    for image_id, columns in first.items():
+        for name, values in columns.items():
+            np.testing.assert_array_equal(values, second[image_id][name], err_msg=f"{image_id} {name}")

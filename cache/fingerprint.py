@@ -13,11 +13,8 @@ Fingerprint = Mapping[str, str | int | float | bool | None]
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file as `sha256:` and 16 hexadecimal digits: enough to tell checkpoints apart."""
-    digest = hashlib.sha256()
     with reading(path), path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def check_plain(fingerprint: Fingerprint) -> None:

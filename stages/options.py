@@ -129,6 +129,8 @@ class SamOptions:
 
     model: str = "facebook/sam2.1-hiera-large"
     """A hub name, `nano` (shipped), or a .pt or .safetensors file with its YAML beside it."""
+    config: str | None = None
+    """YAML of a local file; None: the one beside it, or the official one if it bears an official name."""
     weights_dir: str = "weights"
     """Folder where a hub model's file is looked for before the hub is asked."""
     encoder_batch: int | None = None

@@ -129,7 +129,7 @@ def _load_data(options: Options) -> tuple["CocoData", "CocoData"]:
 def _load_sam(sam: SamOptions) -> "LoadedSam":
     from s4m_pipeline.sam import load_sam
 
-    return load_sam(sam.model, weights_dir=Path(sam.weights_dir))
+    return load_sam(sam.model, config=sam.config, weights_dir=sam.weights_dir)
 
 
 def _build(

@@ -124,5 +124,5 @@ def _load_sam(sam: SamOptions) -> "BatchedSam":
 
     from s4m_pipeline.sam import BatchedSam, load_sam
 
-    network = load_sam(sam.model, weights_dir=Path(sam.weights_dir)).network
+    network = load_sam(sam.model, config=sam.config, weights_dir=sam.weights_dir).network
     return BatchedSam(network, device=get_device(), decoder_chunk=sam.decoder_chunk)

@@ -75,8 +75,5 @@ def _size(path: Path) -> int | None:
 
 
 def _digest(path: Path) -> bytes:
-    digest = hashlib.blake2b()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
+        return hashlib.file_digest(file, "blake2b").digest()

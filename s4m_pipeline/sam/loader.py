@@ -56,7 +56,9 @@ class LoadedSam:
     """SHA-256 of the YAML that the network was built from."""
 
 
-def load_sam(model: str, *, config: Path | None = None, weights_dir: Path = Path("weights")) -> LoadedSam:
+def load_sam(
+    model: str, *, config: str | Path | None = None, weights_dir: str | Path = "weights"
+) -> LoadedSam:
     """Load SAM 2 by name.
 
     `model` is a hub name (`facebook/sam2.1-hiera-large`), a `.pt` or `.safetensors` file, or `nano`.
@@ -66,7 +68,9 @@ def load_sam(model: str, *, config: Path | None = None, weights_dir: Path = Path
 
     Raises `UserError` for unknown names, missing files, unsafe or mismatched contents.
     """
-    config_path, weights_path = _find_files(model, config, weights_dir)
+    config_path, weights_path = _find_files(
+        model, None if config is None else Path(config), Path(weights_dir)
+    )
     network = build_sam(config_path)
     _load_weights(network, weights_path)
     return LoadedSam(
@@ -217,8 +221,5 @@ def _checked_state(state: object, network: SAM2Base, path: Path) -> dict[str, to
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,6 +15,9 @@ from s4m_pipeline.errors import UserError
 
 T = TypeVar("T")
 
+_PATIENCE = timedelta(seconds=5)
+"""How long a rank that ends with an error waits for another one to do so too."""
+
 
 @contextmanager
 def joined(timeout_s: float) -> Iterator[None]:
@@ -37,13 +40,14 @@ def joined(timeout_s: float) -> Iterator[None]:
         dist.barrier()
         raise
     except UserError as error:
-        _say_once(store, str(error))
+        _say_once(store, place, str(error))
         raise SystemExit(1) from error
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise
         _say_once(
             store,
+            place,
             f"Rank {place.rank} lost contact with another process of this training, which ended or was "
             f"silent for {timeout_s:.0f} s (teacher.rank_timeout_s).\n"
             "Checkpoints are intact: repeat the command to go on from the last one.",
@@ -107,15 +111,21 @@ def _join(place: Place, timeout: timedelta) -> dist.Store:
     return store
 
 
-def _say_once(store: dist.Store, message: str) -> None:
+def _say_once(store: dist.Store, place: Place, message: str) -> None:
     """Show the message if no other rank has shown one; returns when that has been done."""
+    first = True
     with suppress(RuntimeError):  # the process that keeps the store is gone
-        if store.add("messages", 1) > 1:
-            store.wait(["said"], timedelta(seconds=10))
-            return
-    console.error.print(message, markup=False)
+        first = store.add("messages", 1) == 1
+    if first:
+        console.error.print(message, markup=False)
     with suppress(RuntimeError):
-        store.set("said", "")
+        if first:
+            store.set("said", "")
+        else:
+            store.wait(["said"], _PATIENCE)
+        store.set(f"leaves {place.rank}", "")
+        if place.rank == 0:  # it may keep the store, which the others are about to ask
+            store.wait([f"leaves {rank}" for rank in range(place.world_size)], _PATIENCE)
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:

@@ -1,0 +1,288 @@
+"""Training in two processes on the CPU: the result of one, one message, and no process left behind."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from safetensors.torch import load_file
+
+from s4m_pipeline.engine.distributed import joined, on_first_rank
+from s4m_pipeline.engine.launch import Place, find_place
+from s4m_pipeline.engine.seeding import seed_all
+from s4m_pipeline.errors import UserError
+from s4m_pipeline.registry import register_all
+from stages.pretrain_teacher import pretrain_teacher
+
+FORK = multiprocessing.get_context("fork")  # the ranks need not import everything again
+SHORT = ("teacher.iterations=4", "teacher.validate_every=100", "teacher.log_every=1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    register_all()
+    HOOKS.register_module(module=SignalOneRank, force=True)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class SignalOneRank(Hook):
+    """Sends rank 1 a signal in the middle of step 3."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.rank == 1 and runner.iter == 2:
+            os.kill(os.getpid(), self.number)
+
+
+def start_two(work: Callable[..., None], *arguments: Any) -> list[Any]:
+    """Run `work` in two processes, with the environment that torchrun gives to its ranks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = []
+    for rank in ("0", "1"):
+        environment = {**address, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+        ranks.append(FORK.Process(target=_as_rank, args=(environment, work, *arguments)))
+        ranks[-1].start()
+    return ranks
+
+
+def _as_rank(environment: dict[str, str], work: Callable[..., None], *arguments: Any) -> None:
+    os.environ.update(environment)
+    work(*arguments)
+
+
+def exit_codes(ranks: list[Any], within_s: float = 120) -> list[int | None]:
+    """Exit codes of the ranks; None for one that has not ended in time, which is then killed."""
+    end = time.monotonic() + within_s
+    for process in ranks:
+        process.join(max(0, end - time.monotonic()))
+    codes = [process.exitcode for process in ranks]
+    for process in ranks:
+        process.kill()
+        process.join()
+    return codes
+
+
+def train_two(config: Path, folder: Path, *overrides: str) -> list[int | None]:
+    return exit_codes(start_two(pretrain_teacher, config, [*SHORT, *overrides], folder))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "teacher/weights.safetensors")
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "teacher/run.json").read_text())
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "teacher/metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "loss" in k} for line in lines if "loss" in line]
+
+
+@pytest.fixture
+def points_of_each_mask_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random points that do not depend on which images and masks are processed together."""
+    from mmdet.models.dense_heads import mask2former_head as head
+
+    from s4m_pipeline.models import distilled
+
+    def seeded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            seed_all(0)
+            return function(*arguments)
+
+        return call
+
+    of_one_mask = seeded(head.get_uncertain_point_coords_with_randomness)
+    monkeypatch.setattr(
+        head,
+        "get_uncertain_point_coords_with_randomness",
+        lambda masks, *rest: torch.cat([of_one_mask(mask[None], *rest) for mask in masks]),
+    )
+    matching = seeded(head.Mask2FormerHead._get_targets_single)
+    monkeypatch.setattr(head.Mask2FormerHead, "_get_targets_single", matching)
+    monkeypatch.setattr(distilled, "sample_query_points", seeded(distilled.sample_query_points))
+
+
+def test_two_ranks__with_half_the_batch_each_learn_what_one_does_with_all_of_it(
+    tiny_config: Path, tmp_path: Path, points_of_each_mask_alone: None
+) -> None:
+    """Equal but for rounding where all that is random, or is a mean over a rank's own images, is the same:
+
+    points sampled per mask (in a training they depend on the rank), BatchNorm not in training, images of one
+    size, and as many objects in each (the class loss is a mean over each rank's own queries). SGD, because
+    Adam turns rounding of gradients near zero into whole steps.
+    """
+    settings = (
+        "optim_wrapper.optimizer={'type': 'SGD', 'lr': 0.02, 'weight_decay': 0.01}",
+        "model.backbone.norm_eval=true",
+        "sam.model=nano",
+        "sd.enabled=true",
+        "sd.points=4",
+    )
+    assert train_two(tiny_config, tmp_path / "two", *settings) == [0, 0]
+    pretrain_teacher(tiny_config, [*SHORT, *settings], tmp_path / "one")
+    for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-5, abs=2e-5)  # metrics.jsonl rounds to 1e-5
+        assert one["loss_sd"] > 0
+    ones, twos = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(ones[name], twos[name], rtol=0, atol=1e-6) for name in ones)
+    start = torch.load(tmp_path / "one/teacher/iter_2.pth", weights_only=False)["state_dict"]
+    moved = max(float((ones[name] - start[name]).abs().max()) for name in ones)
+    assert moved > 1e-3  # a thousand times what they may differ by
+
+
+def test_two_ranks__signal_to_one_saves_and_ends_both_and_the_repeated_command_goes_on(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    signal_once = f"custom_hooks=[{{'type': 'SignalOneRank', 'number': {int(signal.SIGTERM)}}}]"
+    every = "teacher.checkpoint_every=100"
+    assert train_two(tiny_config, tmp_path / "stopped", every, signal_once) == [143, 143]
+    assert record(tmp_path / "stopped")["status"] == "interrupted"
+    assert [path.name for path in (tmp_path / "stopped/teacher").glob("iter_*")] == ["iter_3.pth"]
+    assert train_two(tiny_config, tmp_path / "stopped", every, signal_once) == [0, 0]
+    assert record(tmp_path / "stopped")["sessions"][1]["from_step"] == 3
+    assert train_two(tiny_config, tmp_path / "undisturbed", every) == [0, 0]
+    stopped, undisturbed = weights(tmp_path / "stopped"), weights(tmp_path / "undisturbed")
+    assert all(torch.equal(stopped[name], undisturbed[name]) for name in stopped)
+
+
+def test_two_ranks__killed_one_ends_the_other(
+    tiny_config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kill = f"custom_hooks=[{{'type': 'SignalOneRank', 'number': {int(signal.SIGKILL)}}}]"
+    assert train_two(tiny_config, tmp_path, kill, "teacher.rank_timeout_s=30") == [1, -signal.SIGKILL]
+    assert "Rank 0 lost contact with another process" in capfd.readouterr().err
+    assert record(tmp_path)["status"] == "failed"
+
+
+def _stop_answering() -> None:
+    with joined(timeout_s=2):
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_two_ranks__silent_one_is_given_up_after_the_timeout() -> None:
+    began = time.monotonic()
+    assert exit_codes(start_two(_stop_answering), within_s=15) == [1, None]
+    assert time.monotonic() - began < 30
+
+
+def test_two_ranks__refused_run_is_refused_with_one_message(
+    tiny_config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher/run.json").write_text(json.dumps({"status": "finished", "result": {}}))
+    assert train_two(tiny_config, tmp_path) == [1, 1]
+    assert capfd.readouterr().err.count("already finished") == 1
+
+
+def _fail_on(ranks: set[int]) -> None:
+    with joined(timeout_s=20):
+        if dist.get_rank() in ranks:
+            raise UserError(f"fault {dist.get_rank()}")
+
+
+@pytest.mark.parametrize("failing", [{0}, {1}, {0, 1}], ids=["first", "other", "both"])
+def test_two_ranks__user_error_is_shown_once_and_ends_both(
+    failing: set[int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_codes(start_two(_fail_on, failing)) == [1, 1]
+    assert capfd.readouterr().err.count("fault") == 1
+
+
+def _ask_first_rank(folder: Path) -> None:
+    with joined(timeout_s=20):
+        own = dist.get_rank()
+        (folder / f"{own}").write_text(str(on_first_rank(lambda: own + 7)))
+
+
+def test_on_first_rank__gives_its_result_to_all(tmp_path: Path) -> None:
+    assert exit_codes(start_two(_ask_first_rank, tmp_path)) == [0, 0]
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["7", "7"]
+
+
+def test_devices__sigterm_to_the_command_saves_and_ends_with_143(tiny_config: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stages", "pretrain-teacher", str(tiny_config)]
+    options = ["--work-dir", str(tmp_path), "--devices", "2", "--set", "teacher.iterations=500"]
+    process = subprocess.Popen(
+        [*command, *options, "--set", "teacher.log_every=1"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "teacher/metrics.jsonl"
+    while not metrics.exists() or metrics.stat().st_size == 0:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert messages.count("SIGTERM: saved in") == 1
+    assert "Traceback" not in messages
+    assert record(tmp_path)["status"] == "interrupted"
+    assert list((tmp_path / "teacher").glob("iter_*.pth"))
+
+
+def test_devices__batch_that_they_cannot_share_is_refused(tiny_config: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"teacher.batch_size: 2 images .* 3 devices(.|\n)*multiple of 3"):
+        pretrain_teacher(tiny_config, [], tmp_path / "run", devices=3)
+    assert not (tmp_path / "run").exists()
+
+
+SRUN = {
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "123456",
+    "SLURM_STEP_NODELIST": "gpu[07-08]",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, None),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}, None),
+        (
+            {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "9"},
+            Place(3, 1, 4, "a", 9),
+        ),
+        (SRUN, Place(5, 1, 8, "gpu07", 23456)),
+        ({**SRUN, "MASTER_ADDR": "b", "MASTER_PORT": "9"}, Place(5, 1, 8, "b", 9)),
+    ],
+    ids=["alone", "batch script", "torchrun", "srun", "srun, address given"],
+)
+def test_find_place__reads_what_the_launcher_set(
+    environment: dict[str, str], place: Place | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(
+        '#!/bin/sh\n[ "$1 $2 $3" = "show hostnames gpu[07-08]" ] && printf "gpu07\\ngpu08\\n"\n'
+    )
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert find_place(environment) == place

@@ -54,6 +54,8 @@ def similarity(
     places = [_parse_point(text, header.width, header.height) for text in points]
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png.")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}.\nMake it, or name another place.")
     networks = _load_networks(
         parts, {"teacher": checkpoint} | ({"baseline": baseline} if baseline else {}), trust_checkpoint
     )

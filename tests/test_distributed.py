@@ -55,14 +55,18 @@ class SignalOneRank(Hook):
             os.kill(os.getpid(), self.number)
 
 
-def start_two(work: Callable[..., None], *arguments: Any) -> list[Any]:
-    """Run `work` in two processes, with the environment that torchrun gives to its ranks."""
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "{rank}", "LOCAL_RANK": "{rank}"}
+SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "{rank}", "SLURM_LOCALID": "{rank}"}
+
+
+def start_two(work: Callable[..., None], *arguments: Any, launcher: dict[str, str] = TORCHRUN) -> list[Any]:
+    """Run `work` in two processes, with the environment that a launcher gives to its ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     ranks = []
-    for rank in ("0", "1"):
-        environment = {**address, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    for rank in range(2):
+        environment = address | {name: value.format(rank=rank) for name, value in launcher.items()}
         ranks.append(FORK.Process(target=_as_rank, args=(environment, work, *arguments)))
         ranks[-1].start()
     return ranks
@@ -220,8 +224,9 @@ def _ask_first_rank(folder: Path) -> None:
         (folder / f"{own}").write_text(str(on_first_rank(lambda: own + 7)))
 
 
-def test_on_first_rank__gives_its_result_to_all(tmp_path: Path) -> None:
-    assert exit_codes(start_two(_ask_first_rank, tmp_path)) == [0, 0]
+@pytest.mark.parametrize("launcher", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+def test_on_first_rank__gives_its_result_to_all(launcher: dict[str, str], tmp_path: Path) -> None:
+    assert exit_codes(start_two(_ask_first_rank, tmp_path, launcher=launcher)) == [0, 0]
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["7", "7"]
 
 
@@ -253,7 +258,7 @@ def test_devices__batch_that_they_cannot_share_is_refused(tiny_config: Path, tmp
     assert not (tmp_path / "run").exists()
 
 
-SRUN = {
+TASK_5 = {
     "SLURM_STEP_NUM_TASKS": "8",
     "SLURM_PROCID": "5",
     "SLURM_LOCALID": "1",
@@ -271,8 +276,8 @@ SRUN = {
             {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "9"},
             Place(3, 1, 4, "a", 9),
         ),
-        (SRUN, Place(5, 1, 8, "gpu07", 23456)),
-        ({**SRUN, "MASTER_ADDR": "b", "MASTER_PORT": "9"}, Place(5, 1, 8, "b", 9)),
+        (TASK_5, Place(5, 1, 8, "gpu07", 23456)),
+        ({**TASK_5, "MASTER_ADDR": "b", "MASTER_PORT": "9"}, Place(5, 1, 8, "b", 9)),
     ],
     ids=["alone", "batch script", "torchrun", "srun", "srun, address given"],
 )

@@ -14,6 +14,7 @@ class Benchmark(StrEnum):
     cache = "cache"
     teacher_step = "teacher-step"
     distillation = "distillation"
+    refine = "refine"
 
 
 def bench(

@@ -1,0 +1,204 @@
+"""Refine as it is against the form of public code, in turn in one run; and a second generation against the first.
+
+Public form, image by image: the teacher on one image, the masks of all queries enlarged before any is chosen,
+SAM in fp32 on one image, all three masks of each prompt enlarged to the image's size and fetched as floats, the
+best one encoded as COCO RLE in JSON. Ours: `Labeller` in batches, packed as the cache keeps it. The teacher has
+random weights and a low threshold, so that there is something to refine. On a CPU the demo's network, its scenes
+and the nano SAM 2, in processor seconds of one thread; on a GPU the paper's network and SAM 2.1 Hiera-L with
+random weights on noise of 1024 x 2048 pixels, in seconds by the clock.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as coco_mask
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from cache.parts import write_part
+from s4m_pipeline.config import load_config
+from s4m_pipeline.data.scenes.render import SceneStyle, draw_scene
+from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
+from s4m_pipeline.refine.encoder import ImageEncoder, open_store
+from s4m_pipeline.refine.frame import MaskFrame
+from s4m_pipeline.refine.labeller import Labeller
+from s4m_pipeline.refine.photos import Photo
+from s4m_pipeline.refine.prompts import draw_uniforms, make_prompts
+from s4m_pipeline.refine.recipe import Recipe
+from s4m_pipeline.refine.selection import select_queries
+from s4m_pipeline.registry import register_all
+from s4m_pipeline.sam import BatchedSam, build_sam, load_sam
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+RECIPE = Recipe(min_score=0.25)
+
+
+class Networks(NamedTuple):
+    """The same weights for both forms; `sam_fp32` differs from `sam` on a GPU only."""
+
+    teacher: Any
+    sam: BatchedSam
+    sam_fp32: BatchedSam
+    batch_size: int
+
+
+def main(repeats: int = 3) -> None:
+    """Print seconds per image of each form and their ratios, as medians of `repeats`."""
+    register_all()
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = _networks(device)
+    photos = _photos(device, count=networks.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(
+            Path(folder) / "embeddings", networks.sam, [photo.image_id for photo in photos], {}, 10**11
+        )
+        stages: dict[str, float] = {}
+        forms: dict[str, Callable[[], int]] = {
+            "public form": lambda: _public_form(networks, photos, Path(folder)),
+            "ours": lambda: _ours(networks, photos, Path(folder), ImageEncoder(networks.sam), stages),
+            "ours, embeddings stored": lambda: _ours(
+                networks, photos, Path(folder), ImageEncoder(networks.sam, store), {}
+            ),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in forms}
+        counts = {}
+        for repeat in range(repeats + 1):  # the first one warms up, and fills the store
+            stages.clear()
+            for name, run in forms.items():
+                began = _now(device)
+                counts[name] = run()
+                if repeat:
+                    seconds[name].append((_now(device) - began) / len(photos))
+    _print(seconds, stages, counts, len(photos), device)
+
+
+def _networks(device: torch.device) -> Networks:
+    from mmdet.registry import MODELS
+
+    from s4m_pipeline.engine.parts import model_config
+
+    on_gpu = device.type == "cuda"
+    parts, _ = load_config(CONFIGS / ("cityscapes/cityscapes_10.py" if on_gpu else "demo/demo.py"))
+    torch.manual_seed(0)
+    teacher = MODELS.build(model_config(parts["model"], 8 if on_gpu else 4)).to(device).eval()
+    networks = [
+        build_sam("facebook/sam2.1-hiera-large") if on_gpu else load_sam("nano").network for _ in range(2)
+    ]
+    return Networks(
+        teacher,
+        BatchedSam(networks[0], device=device),
+        BatchedSam(networks[1], device=device, dtype=torch.float32, encoder_batch=1),
+        batch_size=8,
+    )
+
+
+def _photos(device: torch.device, count: int) -> list[Photo]:
+    rng = np.random.default_rng(0)
+    if device.type == "cuda":
+        images = [rng.integers(0, 256, (1024, 2048, 3), dtype=np.uint8) for _ in range(count)]
+    else:
+        images = [draw_scene(rng, DEMO_FAMILIES, SceneStyle()).image for _ in range(count)]
+    tensors = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
+    return [Photo(index, tensor, tensor) for index, tensor in enumerate(tensors)]
+
+
+def _ours(
+    networks: Networks, photos: list[Photo], folder: Path, encoder: ImageEncoder, stages: dict[str, float]
+) -> int:
+    labeller = Labeller(
+        networks.teacher,
+        networks.sam,
+        encoder,
+        RECIPE,
+        generation=1,
+        batch_size=networks.batch_size,
+        precision="bf16",
+    )
+    labelled = labeller.label(photos)
+    with labeller.stopwatch.measure("masks"):
+        packed = [image.fetch().pack() for image in labelled]
+    with labeller.stopwatch.measure("writing"):
+        write_part(folder / f"part-{time.monotonic_ns()}", packed)
+    encoder.close()
+    stages |= labeller.stopwatch.seconds
+    return sum(len(labels.instances) for labels in packed)
+
+
+@torch.inference_mode()
+def _public_form(networks: Networks, photos: list[Photo], folder: Path) -> int:
+    records: list[dict[str, Any]] = []
+    labeller = Labeller(networks.teacher, None, None, RECIPE, generation=1, batch_size=1)
+    sam = networks.sam_fp32
+    for photo in photos:
+        size = (photo.pixels.shape[1], photo.pixels.shape[2])
+        frame = MaskFrame(size, size)
+        ((class_logits, mask_logits),) = labeller._ask_teacher([photo], [frame])
+        _enlarge(mask_logits[None], size)  # mmdet's fusion head does so with every query's mask
+        kept = select_queries(
+            class_logits,
+            mask_logits,
+            frame,
+            min_score=RECIPE.min_score,
+            min_soft_area=RECIPE.min_soft_area,
+        )
+        embeddings = sam.encode([photo.pixels])
+        side = 4 * embeddings.tokens_BChw.shape[-1]
+        prompts = make_prompts(
+            "points",
+            kept.mask_logits,
+            kept.frame,
+            num_points=3,
+            uniforms=draw_uniforms(0, 1, photo.image_id, len(kept), 3),
+            sam_logits_size=(side, side),
+        )
+        decoded = sam.decode(embeddings, torch.zeros(len(kept), dtype=torch.int64), prompts, "all")
+        full = _enlarge(decoded.logits, size).cpu().numpy()
+        best = decoded.iou.argmax(dim=1).tolist()
+        for row, choice in enumerate(best):
+            rle = coco_mask.encode(np.asfortranarray(full[row, choice] > 0))
+            counts = rle["counts"].decode()
+            records.append({"image_id": photo.image_id, "segmentation": {"size": size, "counts": counts}})
+    (folder / "labels.json").write_text(json.dumps(records))
+    return len(records)
+
+
+def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _print(
+    seconds: dict[str, list[float]],
+    stages: dict[str, float],
+    counts: dict[str, int],
+    num_images: int,
+    device: torch.device,
+) -> None:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, 1 thread"
+    base = statistics.median(seconds["public form"])
+    table = Table("form", "seconds / image", "speed-up", "instances", title=f"{num_images} images, {name}")
+    for form, values in seconds.items():
+        median = statistics.median(values)
+        table.add_row(form, f"{median:.3f}", f"{base / median:.2f}", f"{counts[form]}")
+    console = Console()
+    console.print(table)
+    total = sum(stages.values())
+    console.print(
+        "ours by the clock: " + ", ".join(f"{stage} {value / total:.0%}" for stage, value in stages.items())
+    )

@@ -1,11 +1,11 @@
-"""Refine as it is against the form of public code, in turn in one run; and a second generation against the first.
+"""Refine as it is against the form of public code, in turn in one run; a second generation against the first.
 
-Public form, image by image: the teacher on one image, the masks of all queries enlarged before any is chosen,
-SAM in fp32 on one image, all three masks of each prompt enlarged to the image's size and fetched as floats, the
-best one encoded as COCO RLE in JSON. Ours: `Labeller` in batches, packed as the cache keeps it. The teacher has
-random weights and a low threshold, so that there is something to refine. On a CPU the demo's network, its scenes
-and the nano SAM 2, in processor seconds of one thread; on a GPU the paper's network and SAM 2.1 Hiera-L with
-random weights on noise of 1024 x 2048 pixels, in seconds by the clock.
+Public form, image by image: the teacher on one image, the masks of all queries enlarged before any is
+chosen, SAM in fp32 on one image, all three masks of each prompt enlarged to the image's size and fetched as
+floats, the best one encoded as COCO RLE in JSON. Ours: `Labeller` in batches, packed as the cache keeps it.
+The teacher has random weights and a low threshold, so that there is something to refine. On a CPU the demo's
+network, its scenes and the nano SAM 2, in processor seconds of one thread; on a GPU the paper's network and
+SAM 2.1 Hiera-L with random weights on noise of 1024 x 2048 pixels, in seconds by the clock.
 """
 
 import json

@@ -156,7 +156,7 @@ class Labeller:
         return found[: len(photos)]
 
     def _refine(self, photos: Sequence[Photo], kept: Sequence[KeptQueries]) -> list[Refined | None]:
-        if self.sam is None or self.encoder is None or self.recipe.prompt == "none":
+        if self.sam is None or self.encoder is None or self.recipe.prompt is None:
             return [None] * len(photos)
         chosen = [index for index, labels in enumerate(kept) if len(labels)]
         refined: list[Refined | None] = [

@@ -11,8 +11,8 @@ PROMPT_TYPES: tuple[PromptType, ...] = get_args(PromptType)
 class Recipe:
     """Which queries are kept and how SAM is asked; the defaults are the paper's."""
 
-    prompt: Literal["none", PromptType] = "points"
-    """How SAM is asked for each mask; `none` keeps the teacher's masks (see docs/refine.md)."""
+    prompt: PromptType | None = "points"
+    """How SAM is asked for each mask; None keeps the teacher's masks (see docs/refine.md)."""
     points: int = 3
     """K: points drawn per mask, for `points` and `points_softmax`."""
     min_score: float = 0.7

@@ -111,12 +111,12 @@ def labels_of(cache: Path, number: int = 1) -> dict[int, dict[str, np.ndarray]]:
 
 
 def assert_same_labels(one: Path, other: Path) -> None:
-    """Two caches hold the same instances, bit by bit but for the last bits of SAM's own estimate."""
+    """Two caches hold the same instances, bit by bit but for the last bits of both scores."""
     first, second = labels_of(one), labels_of(other)
     assert list(first) == list(second)
     for image_id, columns in first.items():
         for name, values in columns.items():
-            tolerance = 1e-6 if name == "pred_iou" else 0
+            tolerance = 1e-6 if name in ("score", "pred_iou") else 0
             np.testing.assert_allclose(
                 values, second[image_id][name], 0, tolerance, err_msg=f"{image_id} {name}"
             )

@@ -1,11 +1,11 @@
 """Refine as it is against the form of public code, in turn in one run; a second generation against the first.
 
 Public form, image by image: the teacher on one image, the masks of all queries enlarged before any is
-chosen, SAM in fp32 on one image, all three masks of each prompt enlarged to the image's size and fetched as
-floats, the best one encoded as COCO RLE in JSON. Ours: `Labeller` in batches, packed as the cache keeps it.
-The teacher has random weights and a low threshold, so that there is something to refine. On a CPU the demo's
-network, its scenes and the nano SAM 2, in processor seconds of one thread; on a GPU the paper's network and
-SAM 2.1 Hiera-L with random weights on noise of 1024 x 2048 pixels, in seconds by the clock.
+chosen, `SAM2ImagePredictor` in fp32, all three masks of each prompt enlarged to the image's size and fetched
+as floats, the best one encoded as COCO RLE in JSON. Ours: `Labeller` in batches, packed as the cache keeps
+it. The teacher has random weights and a low threshold, so that there is something to refine. On a CPU the
+demo's network, its scenes and the nano SAM 2, in processor seconds of one thread; on a GPU the paper's
+network and SAM 2.1 Hiera-L with random weights on noise of 1024 x 2048 pixels, in seconds by the clock.
 """
 
 import json
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from rich.console import Console
 from rich.table import Table
+from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torch import Tensor
 
 from cache.parts import write_part
@@ -43,11 +44,11 @@ RECIPE = Recipe(min_score=0.25)
 
 
 class Networks(NamedTuple):
-    """The same weights for both forms; `sam_fp32` differs from `sam` on a GPU only."""
+    """The same weights for both forms; `predictor` computes in fp32, `sam` in bf16 on a GPU."""
 
     teacher: Any
     sam: BatchedSam
-    sam_fp32: BatchedSam
+    predictor: SAM2ImagePredictor
     batch_size: int
 
 
@@ -94,12 +95,10 @@ def _networks(device: torch.device) -> Networks:
     networks = [
         build_sam("facebook/sam2.1-hiera-large") if on_gpu else load_sam("nano").network for _ in range(2)
     ]
-    return Networks(
-        teacher,
-        BatchedSam(networks[0], device=device),
-        BatchedSam(networks[1], device=device, dtype=torch.float32, encoder_batch=1),
-        batch_size=8,
-    )
+    predictor = SAM2ImagePredictor(networks[1].to(device))
+    side = predictor.model.image_size  # the predictor takes 1024 for granted
+    predictor._bb_feat_sizes = [(side // stride, side // stride) for stride in (4, 8, 16)]
+    return Networks(teacher, BatchedSam(networks[0], device=device), predictor, batch_size=8)
 
 
 def _photos(device: torch.device, count: int) -> list[Photo]:
@@ -138,7 +137,7 @@ def _ours(
 def _public_form(networks: Networks, photos: list[Photo], folder: Path) -> int:
     records: list[dict[str, Any]] = []
     labeller = Labeller(networks.teacher, None, None, RECIPE, generation=1, batch_size=1)
-    sam = networks.sam_fp32
+    predictor = networks.predictor
     for photo in photos:
         size = (photo.pixels.shape[1], photo.pixels.shape[2])
         frame = MaskFrame(size, size)
@@ -151,21 +150,21 @@ def _public_form(networks: Networks, photos: list[Photo], folder: Path) -> int:
             min_score=RECIPE.min_score,
             min_soft_area=RECIPE.min_soft_area,
         )
-        embeddings = sam.encode([photo.pixels])
-        side = 4 * embeddings.tokens_BChw.shape[-1]
+        predictor.set_image(photo.pixels.permute(1, 2, 0).numpy())
         prompts = make_prompts(
             "points",
             kept.mask_logits,
             kept.frame,
             num_points=3,
             uniforms=draw_uniforms(0, 1, photo.image_id, len(kept), 3),
-            sam_logits_size=(side, side),
+            sam_logits_size=size,
         )
-        decoded = sam.decode(embeddings, torch.zeros(len(kept), dtype=torch.int64), prompts, "all")
-        full = _enlarge(decoded.logits, size).cpu().numpy()
-        best = decoded.iou.argmax(dim=1).tolist()
-        for row, choice in enumerate(best):
-            rle = coco_mask.encode(np.asfortranarray(full[row, choice] > 0))
+        assert prompts.points_xy_px is not None
+        points = prompts.points_xy_px.cpu().numpy()
+        masks, iou, _ = predictor.predict(points, np.ones(points.shape[:2], np.int64))
+        every, best = masks.reshape(-1, 3, *size), iou.reshape(-1, 3).argmax(axis=1)
+        for row, choice in enumerate(best.tolist()):
+            rle = coco_mask.encode(np.asfortranarray(every[row, choice].astype(np.uint8)))
             counts = rle["counts"].decode()
             records.append({"image_id": photo.image_id, "segmentation": {"size": size, "counts": counts}})
     (folder / "labels.json").write_text(json.dumps(records))

@@ -15,6 +15,7 @@ class Benchmark(StrEnum):
     teacher_step = "teacher-step"
     distillation = "distillation"
     refine = "refine"
+    prompts = "prompts"
 
 
 def bench(

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from s4m_pipeline.engine.checkpoint import Weights
     from s4m_pipeline.refine.labeller import Labeller
     from s4m_pipeline.refine.photos import PhotoFiles
-    from s4m_pipeline.refine.record import ShardRecord
     from s4m_pipeline.sam import BatchedSam, LoadedSam
 
 
@@ -183,6 +182,7 @@ def _label(inputs: Inputs, generation: "Generation", share: "ShardSpec | None") 
     from cache.writer import ShardWriter
     from s4m_pipeline.engine.hooks import StopOnSignal
     from s4m_pipeline.refine.record import ShardRecord
+    from s4m_pipeline.refine.report import print_session
     from s4m_pipeline.refine.shard import label_shard
 
     options, share = inputs.options.refine, share or ShardSpec(1, 1)
@@ -210,7 +210,7 @@ def _label(inputs: Inputs, generation: "Generation", share: "ShardSpec | None") 
             console=console.progress,
         )
         ShardRecord.sum([ShardRecord.read(generation, share), session]).write(generation, share)
-    _tell(session)
+    print_session(session)
     if stop.received:
         console.progress.print("Stopped by a signal; the same command goes on from there.")
         raise SystemExit(128 + stop.received)
@@ -273,25 +273,10 @@ def _photo_files(inputs: Inputs, images: "Sequence[CocoImage]") -> "PhotoFiles":
     return PhotoFiles(images, inputs.parts["test_pipeline"])
 
 
-def _tell(session: "ShardRecord") -> None:
-    """What this session did, in a few lines."""
-    from s4m_pipeline.refine.shard import list_unreadable
-
-    rate = session.images / session.seconds
-    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in session.stage_seconds.items())
-    console.progress.print(
-        f"{session.images} images in {session.seconds:.1f} s, {rate:.2f} a second ({stages})", soft_wrap=True
-    )
-    if session.unreadable:
-        names = list_unreadable((name, reason) for name, reason in session.unreadable.values())
-        console.progress.print(
-            f"{len(session.unreadable)} unreadable images have no labels:\n{names}", markup=False
-        )
-
-
 def _publish(inputs: Inputs, generation: "Generation") -> None:
     """Publish the generation if all shards are done; else say which are not."""
     from s4m_pipeline.refine.publication import publish_labels
+    from s4m_pipeline.refine.report import print_quality
 
     if missing := generation.missing():
         shards = ", ".join(f"{shard} ({ids.size} images)" for shard, ids in missing.items())
@@ -301,29 +286,8 @@ def _publish(inputs: Inputs, generation: "Generation") -> None:
     publication = generation.published()
     assert publication is not None  # just written
     if publication["quality"]:
-        _print_quality(publication["quality"], inputs.labelled.class_names)
+        print_quality(publication["quality"], inputs.labelled.class_names)
     console.result.print(f"{generation.name} is published.")
-
-
-def _print_quality(quality: dict[str, Any], classes: list[str]) -> None:
-    from rich.table import Table
-
-    def cell(name: str) -> str:
-        value = quality.get(name)
-        return "-" if value is None else f"{value:.1f}"
-
-    names = ("SQ before", "SQ after", "CA before", "CA after")
-    table = Table("class", title="Quality of the pseudo-labels, percent")
-    for name in names:
-        table.add_column(name, justify="right")
-    table.add_row("all", *map(cell, names))
-    for label in classes:
-        table.add_row(label, *(cell(f"{name}, {label}") for name in names))
-    console.result.print(table)
-    console.result.print(
-        f"{quality['instances measured']} instances: {cell('improved')} % improved, "
-        f"{cell('worsened')} % worsened by refinement"
-    )
 
 
 def _preview(inputs: Inputs, generation: int, count: int, path: Path) -> None:

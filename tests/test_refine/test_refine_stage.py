@@ -1,18 +1,28 @@
 """`s4m refine` from images to a published generation."""
 
+import errno
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cache import writer
 from cache.embeddings import EmbeddingStore
-from cache.errors import CacheError
+from cache.errors import CacheError, LockedError
 from cache.generation import Generation
+from cache.sharding import ShardSpec
+from cache.writer import ShardWriter
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.refine import encoder
+from s4m_pipeline.refine.fan_out import run_shards
+from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.sam import BatchedSam
 from test_refine.conftest import NUM_UNLABELED, ODD_SIZES, assert_same_labels, labels_of
+
+ONE_BY_ONE = ("refine.prompt=none", "refine.batch_size=1")
 
 
 def test_refine__labels_do_not_depend_on_shards_batches_or_order(refine, tmp_path):
@@ -97,3 +107,48 @@ def test_refine__preview__draws_a_picture_and_stores_nothing(refine, tmp_path):
     refine("run", preview=2)
     assert Image.open(tmp_path / "run/preview.png").width > 3 * 384 - 400
     assert not (tmp_path / "run/cache").exists()
+
+
+def test_refine__terminated__stores_the_batch_at_hand_and_goes_on_later(refine, tmp_path, monkeypatch):
+    label = Labeller.label
+
+    def label_and_be_terminated(labeller, photos):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return label(labeller, photos)
+
+    monkeypatch.setattr(Labeller, "label", label_and_be_terminated)
+    with pytest.raises(SystemExit) as end:
+        refine("run", *ONE_BY_ONE)
+    assert end.value.code == 143
+    assert Generation(tmp_path / "run/cache", 1).stored_ids().size == 1
+    monkeypatch.setattr(Labeller, "label", label)
+    refine("run", *ONE_BY_ONE)
+    refine("quiet", *ONE_BY_ONE)
+    assert_same_labels(tmp_path / "run/cache", tmp_path / "quiet/cache")
+
+
+def test_refine__disk_full__says_what_is_needed_and_keeps_what_is_stored(refine, tmp_path, monkeypatch):
+    write_part = writer.write_part
+
+    def write_two_parts(path, images):
+        if path.name.endswith("3"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_part(path, images)
+
+    monkeypatch.setattr(writer, "write_part", write_two_parts)
+    with pytest.raises(CacheError, match=r"No space left on device. Needed about [\d,]+ bytes"):
+        refine("run", *ONE_BY_ONE, "cache.part_images=1")
+    assert Generation(tmp_path / "run/cache", 1).stored_ids().size == 2
+
+
+def test_refine__second_writer_of_a_shard__is_refused_by_name_of_the_first(refine, tmp_path):
+    refine("run", "refine.prompt=none", shard="1/2")
+    with (
+        ShardWriter(Generation(tmp_path / "run/cache", 1), ShardSpec(2, 2)),
+        pytest.raises(LockedError, match=f"process {os.getpid()}"),
+    ):
+        refine("run", "refine.prompt=none", shard="2/2")
+
+
+def test_run_shards__a_shard_that_fails__gives_its_exit_code():
+    assert run_shards(["refine", "absent.py"], ["0", "1"]) == 1

@@ -280,7 +280,9 @@ def _publish(inputs: Inputs, generation: "Generation") -> None:
 
     if missing := generation.missing():
         shards = ", ".join(f"{shard} ({ids.size} images)" for shard, ids in missing.items())
-        console.progress.print(f"{generation.name} is published when these shards are done, too: {shards}")
+        console.progress.print(
+            f"{generation.name} is published when these shards are done, too: {shards}", soft_wrap=True
+        )
         return
     publish_labels(generation, inputs.truth, inputs.options.refine.min_score)
     publication = generation.published()

@@ -59,7 +59,7 @@ def refine_masks(
     logits, iou = decoded.logits[:, 0], decoded.iou[:, 0]
     masks: list[list[Tensor]] = [[] for _ in kept]
     for rows, full in full_size_masks(logits, image_index.to(logits.device), sizes):
-        masks[int(image_index[rows[0]])].append(full)
+        masks[int(image_index[int(rows[0])])].append(full)
     empty = [torch.zeros((0, *size), dtype=torch.bool, device=logits.device) for size in sizes]
     return [
         Refined(torch.cat([none, *pieces]), of_image)

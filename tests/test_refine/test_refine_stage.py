@@ -25,11 +25,11 @@ from test_refine.conftest import NUM_UNLABELED, ODD_SIZES, assert_same_labels, l
 ONE_BY_ONE = ("refine.prompt=none", "refine.batch_size=1")
 
 
-def test_refine__labels_do_not_depend_on_shards_batches_or_order(refine, tmp_path):
+def test_refine__labels_do_not_depend_on_shards_batches_workers_or_order(refine, tmp_path):
     refine("whole")
     for shard in ("3/4", "1/4", "4/4", "2/4"):  # in any order
         refine("shards", shard=shard)
-    refine("single", "refine.batch_size=1")
+    refine("single", "refine.batch_size=1", "refine.workers=2")
     whole = labels_of(tmp_path / "whole/cache")
     counts = [len(columns["label"]) for columns in whole.values()]
     assert len(whole) == NUM_UNLABELED

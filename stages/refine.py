@@ -126,7 +126,9 @@ def _load_inputs(options: Options, parts: dict[str, Any], teacher: Path, trust: 
     weights = read_weights(teacher, trust=trust)
     require_classes(weights, tuple(labelled.class_names), str(labelled.json_path))
     sam = options.sam
-    loaded = None if recipe.prompt is None else load_sam(sam.model, weights_dir=Path(sam.weights_dir))
+    loaded = (
+        None if recipe.prompt is None else load_sam(sam.model, config=sam.config, weights_dir=sam.weights_dir)
+    )
     return Inputs(options, parts, labelled, unlabeled, truth, weights, loaded)
 
 

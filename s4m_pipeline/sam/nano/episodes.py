@@ -17,7 +17,9 @@ INPUT_PX = 192  # the nano model's input
 LOGITS_PX = 48  # its mask logits
 DENSE_PX = 24  # the auxiliary head's grid, stride 8
 MAX_POINTS = 5
-WHOLE_SHARE = 0.5  # of prompts that ask for a whole object rather than for a part
+# Share of targets that are whole objects: most of the first half of the prompts (three points each), half of
+# the others, so that a single point stays ambiguous.
+WHOLE_SHARES = (0.8, 0.5)
 MIN_TARGET_PX = 30
 CENTRE_WAVELENGTHS = (2.0, 0.5, 0.25)  # of the dense centre code, in image sides
 
@@ -67,7 +69,8 @@ def draw_episode(rng: np.random.Generator, num_prompts: int) -> Episode | None:
     scene = draw_scene(rng, {**DEMO_FAMILIES, **OTHER_FAMILIES}, _training_style(rng))
     if not scene.objects:
         return None
-    targets = [_choose_target(rng, scene.objects) for _ in range(num_prompts)]
+    shares = [WHOLE_SHARES[2 * prompt >= num_prompts] for prompt in range(num_prompts)]
+    targets = [_choose_target(rng, scene.objects, share) for share in shares]
     scale = INPUT_PX / scene.image.shape[0]
     cells = [cell_coverage(target) for target in targets]
     return Episode(
@@ -138,10 +141,12 @@ def _training_style(rng: np.random.Generator) -> SceneStyle:
     )
 
 
-def _choose_target(rng: np.random.Generator, objects: list[SceneObject]) -> NDArray[np.bool_]:
+def _choose_target(
+    rng: np.random.Generator, objects: list[SceneObject], whole_share: float
+) -> NDArray[np.bool_]:
     item = objects[rng.integers(len(objects))]
     parts = [part for part in item.part_masks if part.sum() >= MIN_TARGET_PX]
-    if rng.random() < WHOLE_SHARE or not parts:
+    if rng.random() < whole_share or not parts:
         return item.mask
     return parts[rng.integers(len(parts))]
 

@@ -17,9 +17,9 @@ INPUT_PX = 192  # the nano model's input
 LOGITS_PX = 48  # its mask logits
 DENSE_PX = 24  # the auxiliary head's grid, stride 8
 MAX_POINTS = 5
-# Share of targets that are whole objects: most of the first half of the prompts (three points each), half of
-# the others, so that a single point stays ambiguous.
-WHOLE_SHARES = (0.8, 0.5)
+# Share of targets that are whole objects: nearly all for the first half of the prompts (three points each),
+# half for the others, so that a single point stays ambiguous.
+WHOLE_SHARES = (0.95, 0.5)
 MIN_TARGET_PX = 30
 CENTRE_WAVELENGTHS = (2.0, 0.5, 0.25)  # of the dense centre code, in image sides
 

@@ -23,7 +23,7 @@ def test_nano__whole_objects_are_segmented_as_the_card_says(quality):
 
 
 def test_nano__one_point_is_ambiguous(quality):
-    assert quality["1 point"].mean_iou < quality["3 points"].mean_iou - 0.01
+    assert quality["1 point"].mean_iou < quality["3 points"].mean_iou - 0.03
 
 
 def test_nano__predicted_iou_ranks_masks(quality):

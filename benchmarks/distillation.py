@@ -1,6 +1,6 @@
 """Does structural distillation help? Teachers with and without SD, three seeds each, on the test scenes.
 
-Trains what is not trained yet under work_dirs/ablation (about TIME in all on two cores), evaluates every
+Trains what is not trained yet under work_dirs/ablation (six runs of two to five minutes on one core), evaluates every
 teacher on the embedded data's test scenes and prints the table of the README. Repeat it after an
 interruption: finished teachers are kept, an interrupted one goes on.
 """

@@ -19,6 +19,7 @@ from s4m_pipeline.engine.parts import model_config
 from s4m_pipeline.evaluation.ground_truth import truth_masks
 from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks
 from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
+from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.refine.labeller import Labelled, Labeller
 from s4m_pipeline.refine.photos import PhotoFiles, batches_by_size, load_photos, readable
 from s4m_pipeline.refine.recipe import PROMPT_TYPES
@@ -26,7 +27,6 @@ from s4m_pipeline.refine.refiner import refine_masks
 from s4m_pipeline.registry import register_all
 from s4m_pipeline.sam import BatchedSam, load_sam
 from stages.artifacts import experiment_folder, teacher_weights
-from stages.options import load_experiment
 
 CONFIG = Path(__file__).parent.parent / "configs/demo/demo.py"
 

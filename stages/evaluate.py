@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s4m_pipeline import console
-from stages.options import Split, load_experiment
+from s4m_pipeline.options.experiment import load_experiment
+from s4m_pipeline.options.groups import Split
 
 if TYPE_CHECKING:
     from torch import nn

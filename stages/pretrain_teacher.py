@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s4m_pipeline import console
+from s4m_pipeline.options.experiment import Options, load_experiment
+from s4m_pipeline.options.groups import SamOptions, TrainOptions
 from stages.artifacts import TEACHER, WEIGHTS, RunRecord, experiment_folder
-from stages.options import Options, SamOptions, TrainOptions, load_experiment
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoData

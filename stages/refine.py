@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s4m_pipeline import console
+from s4m_pipeline.options.experiment import Options, load_experiment
 from s4m_pipeline.refine.recipe import Recipe
 from stages.artifacts import CACHE, experiment_folder, teacher_weights
-from stages.options import Options, load_experiment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

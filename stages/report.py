@@ -9,7 +9,8 @@ import typer
 
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
-from stages.options import SamOptions, load_experiment
+from s4m_pipeline.options.experiment import load_experiment
+from s4m_pipeline.options.groups import SamOptions
 
 if TYPE_CHECKING:
     from s4m_pipeline.engine.checkpoint import Weights

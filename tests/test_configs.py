@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from s4m_pipeline.engine import parts as build
+from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.registry import register_all
-from stages.options import load_experiment
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EXPERIMENTS = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name != "_base_")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from s4m_pipeline.errors import UserError
-from stages.options import load_experiment, parse_options
+from s4m_pipeline.options.experiment import load_experiment, parse_options
 
 PARTS = {"model": {}, "optim_wrapper": {}, "train_pipeline": []}
 DATA = {"root": "r", "labeled": "a.json", "train_images": "a", "val": "v.json", "val_images": "v"}

@@ -68,7 +68,7 @@ def write_untrained_teacher(config: Path, path: Path, seed: int) -> None:
     """Random weights find something everywhere, once the score threshold is low."""
     from mmdet.registry import MODELS
 
-    from stages.options import load_experiment
+    from s4m_pipeline.options.experiment import load_experiment
 
     register_all()
     options, parts = load_experiment(config, [])

@@ -1,26 +1,14 @@
-"""Every setting of ours, as frozen dataclasses that are checked in full before any work starts."""
+"""The groups of settings that a config may hold, the student's apart."""
 
-import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.options.parsing import refuse
 from s4m_pipeline.refine.recipe import Recipe
 
 Split = Literal["val", "test"]
-
-
-class OptionFaults(UserError):
-    """All faults of one group of options; `faults` holds one line each."""
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = list(faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +36,7 @@ class DataOptions:
         faults = []
         if (self.test is None) != (self.test_images is None):
             faults.append("data.test and data.test_images: give both or neither")
-        _refuse(faults)
+        refuse(faults)
 
     def path(self, relative: str) -> Path:
         """A path of this group, resolved against `root`."""
@@ -100,6 +88,10 @@ class TrainOptions:
     """On several devices: seconds after which a process that waits for another one gives up."""
 
     def __post_init__(self) -> None:
+        refuse(self.faults())
+
+    def faults(self) -> list[str]:
+        """What is wrong with these settings, one line each."""
         faults = [
             f"{name}: {getattr(self, name)} given, at least {least} expected"
             for name, least in _LEAST.items()
@@ -107,7 +99,7 @@ class TrainOptions:
         ]
         if self.ema is not None and not 0 <= self.ema < 1:
             faults.append(f"ema: {self.ema} given, a number from 0 to below 1 (or None) expected")
-        _refuse(faults)
+        return faults
 
 
 _LEAST = {
@@ -141,7 +133,7 @@ class SamOptions:
     """Compile both passes with fixed shapes."""
 
     def __post_init__(self) -> None:
-        _refuse(
+        refuse(
             [
                 f"{name}: {value} given, at least 1 expected"
                 for name in ("encoder_batch", "decoder_chunk")
@@ -175,7 +167,7 @@ class SdOptions:
             faults.append(f"points: {self.points} given, at least 1 expected")
         if self.loss == "feature" and self.target != "encoder":
             faults.append(f"loss: 'feature' compares the encoder's features, target is {self.target!r}")
-        _refuse(faults)
+        refuse(faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +194,7 @@ class RefineOptions(Recipe):
             faults.append(f"min_score: {self.min_score} given, a number from 0 to below 1 expected")
         if self.nms_iou is not None and not 0 < self.nms_iou <= 1:
             faults.append(f"nms_iou: {self.nms_iou} given, a number above 0 up to 1 (or None) expected")
-        _refuse(faults)
+        refuse(faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,144 +210,4 @@ class CacheOptions:
 
     def __post_init__(self) -> None:
         if self.part_images < 1:
-            _refuse([f"part_images: {self.part_images} given, at least 1 expected"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """All of our keys of one config."""
-
-    data: DataOptions = field(metadata={"group": DataOptions})
-    """The data set."""
-    teacher: TrainOptions = field(metadata={"group": TrainOptions})
-    """Training of the teacher."""
-    sam: SamOptions = field(metadata={"group": SamOptions})
-    """SAM 2."""
-    sd: SdOptions = field(metadata={"group": SdOptions})
-    """Structural distillation."""
-    refine: RefineOptions = field(metadata={"group": RefineOptions})
-    """Pseudo-labels and their refinement."""
-    cache: CacheOptions = field(metadata={"group": CacheOptions})
-    """Where they are kept."""
-
-
-RUNNER_KEYS = (
-    "model",
-    "optim_wrapper",
-    "param_scheduler",
-    "train_pipeline",
-    "test_pipeline",
-    "custom_hooks",
-    "custom_imports",
-    "activation_checkpointing",
-    "compile",
-)
-"""Top-level keys whose content is mmengine's or mmdet's; the rest must be a field of `Options`."""
-
-
-def load_experiment(path: Path, overrides: Sequence[str]) -> tuple[Options, dict[str, Any]]:
-    """Read a config file with `--set` overrides on top.
-
-    Returns:
-        Our options, checked, and the whole config as plain values.
-
-    Raises:
-        UserError: one message with all faults.
-    """
-    from s4m_pipeline.config import load_config
-
-    config, faults = load_config(path, overrides, [item.name for item in dataclasses.fields(Options)])
-    return parse_options(config, faults), config
-
-
-def parse_options(config: Mapping[str, Any], earlier_faults: Sequence[str] = ()) -> Options:
-    """Turn a config's keys into checked options.
-
-    Args:
-        config: the whole config; keys of `RUNNER_KEYS` are passed over.
-        earlier_faults: faults found while reading the config, to be reported together with these.
-
-    Raises:
-        UserError: one message with all faults; unknown keys are answered with the nearest known one.
-    """
-    faults = list(earlier_faults)
-    groups = {item.name: item.metadata["group"] for item in dataclasses.fields(Options)}
-    known = [*groups, *RUNNER_KEYS]
-    faults += [unknown_key(key, known) for key in config if key not in known]
-    faults += [f"{key}: missing" for key in ("model", "optim_wrapper", "train_pipeline") if key not in config]
-    parsed = {}
-    for name, group in groups.items():
-        try:
-            parsed[name] = _parse_group(group, name, config.get(name, {}))
-        except OptionFaults as error:
-            faults += error.faults
-    if faults:
-        raise UserError("The config has {} fault(s):\n  {}".format(len(faults), "\n  ".join(faults)))
-    return Options(**parsed)
-
-
-def unknown_key(key: str, known: Collection[str], prefix: str = "") -> str:
-    """The line that answers an unknown key, with the nearest known one if there is any."""
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
-    return f"{prefix}{key}: unknown key; {hint}"
-
-
-def _parse_group(group: Any, prefix: str, raw: Mapping[str, Any]) -> Any:
-    hints = typing.get_type_hints(group)
-    faults = [unknown_key(key, hints, f"{prefix}.") for key in raw if key not in hints]
-    values = {}
-    for item in dataclasses.fields(group):
-        if item.name not in raw:
-            if item.default is dataclasses.MISSING:
-                faults.append(f"{prefix}.{item.name}: missing")
-            continue
-        try:
-            values[item.name] = _convert(raw[item.name], hints[item.name])
-        except ValueError as error:
-            faults.append(f"{prefix}.{item.name}: {raw[item.name]!r} given, {error} expected")
-    # A mistyped or missing value must not hide the faults of the others: a valid stand-in takes its place.
-    stand_ins = {
-        item.name: 1 if hints[item.name] is int else ""
-        for item in dataclasses.fields(group)
-        if item.default is dataclasses.MISSING
-    }
-    try:
-        options = group(**{**stand_ins, **values})
-    except OptionFaults as error:
-        faults += [line if line.startswith(prefix) else f"{prefix}.{line}" for line in error.faults]
-    _refuse(faults)
-    return options
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """`value` as the annotated type; a ValueError says what was expected."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        members = typing.get_args(hint)
-        if value is None and type(None) in members:
-            return None
-        (inner,) = (member for member in members if member is not type(None))
-        try:
-            return _convert(value, inner)
-        except ValueError as error:
-            raise ValueError(f"{error} or None") from None
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise ValueError("one of " + ", ".join(typing.get_args(hint)))
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(_TYPE_NAMES[hint])
-    return value
-
-
-_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
-
-
-def _refuse(faults: Sequence[str]) -> None:
-    if faults:
-        raise OptionFaults(faults)
+            refuse([f"part_images: {self.part_images} given, at least 1 expected"])

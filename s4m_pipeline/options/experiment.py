@@ -1,0 +1,97 @@
+"""An experiment: one config file with all its groups of settings."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s4m_pipeline.errors import UserError
+from s4m_pipeline.options.groups import (
+    CacheOptions,
+    DataOptions,
+    RefineOptions,
+    SamOptions,
+    SdOptions,
+    TrainOptions,
+)
+from s4m_pipeline.options.parsing import OptionFaults, parse_group, unknown_key
+from s4m_pipeline.options.student import StudentOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All of our keys of one config."""
+
+    data: DataOptions = field(metadata={"group": DataOptions})
+    """The data set."""
+    teacher: TrainOptions = field(metadata={"group": TrainOptions})
+    """Training of the teacher."""
+    sam: SamOptions = field(metadata={"group": SamOptions})
+    """SAM 2."""
+    sd: SdOptions = field(metadata={"group": SdOptions})
+    """Structural distillation."""
+    refine: RefineOptions = field(metadata={"group": RefineOptions})
+    """Pseudo-labels and their refinement."""
+    cache: CacheOptions = field(metadata={"group": CacheOptions})
+    """Where they are kept."""
+    student: StudentOptions | None = field(metadata={"group": StudentOptions})
+    """Training of the student; a config without it ends with the pseudo-labels."""
+
+
+RUNNER_KEYS = (
+    "model",
+    "optim_wrapper",
+    "param_scheduler",
+    "train_pipeline",
+    "test_pipeline",
+    "custom_hooks",
+    "custom_imports",
+    "activation_checkpointing",
+    "compile",
+)
+"""Top-level keys whose content is mmengine's or mmdet's; the rest must be a field of `Options`."""
+
+
+def load_experiment(path: Path, overrides: Sequence[str]) -> tuple[Options, dict[str, Any]]:
+    """Read a config file with `--set` overrides on top.
+
+    Returns:
+        Our options, checked, and the whole config as plain values.
+
+    Raises:
+        UserError: one message with all faults.
+    """
+    from s4m_pipeline.config import load_config  # mmengine is slow to import, and --help has no need of it
+
+    config, faults = load_config(path, overrides, [item.name for item in dataclasses.fields(Options)])
+    return parse_options(config, faults), config
+
+
+def parse_options(config: Mapping[str, Any], earlier_faults: Sequence[str] = ()) -> Options:
+    """Turn a config's keys into checked options.
+
+    Args:
+        config: the whole config; keys of `RUNNER_KEYS` are passed over.
+        earlier_faults: faults found while reading the config, to be reported together with these.
+
+    Raises:
+        UserError: one message with all faults; unknown keys are answered with the nearest known one.
+    """
+    faults = list(earlier_faults)
+    groups = {item.name: item.metadata["group"] for item in dataclasses.fields(Options)}
+    known = [*groups, *RUNNER_KEYS]
+    faults += [unknown_key(key, known) for key in config if key not in known]
+    faults += [f"{key}: missing" for key in ("model", "optim_wrapper", "train_pipeline") if key not in config]
+    parsed: dict[str, Any] = {}
+    for name, group in groups.items():
+        if group is StudentOptions and name not in config:
+            parsed[name] = None
+            continue
+        try:
+            parsed[name] = parse_group(group, name, config.get(name, {}))
+        except OptionFaults as error:
+            faults += error.faults
+    if faults:
+        raise UserError("The config has {} fault(s):\n  {}".format(len(faults), "\n  ".join(faults)))
+    return Options(**parsed)

@@ -1,8 +1,9 @@
 """`s4m data`: make, check and split data sets in COCO format."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -36,6 +37,7 @@ ValidationImages = Annotated[
 MaxPixels = Annotated[
     int, typer.Option(min=1, help="Largest width x height accepted; judged before decoding an image.")
 ]
+Counts = TypeVar("Counts")
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run made.")]
 
 
@@ -47,19 +49,42 @@ def demo(
 ) -> None:
     """Write the embedded data set: drawn scenes as PNG images and COCO JSON."""
     from s4m_pipeline.data.scenes.writer import DEMO_SUBSETS, write_demo
-    from s4m_pipeline.errors import UserError
 
-    last = folder / f"{DEMO_SUBSETS[-1].name}.json"
-    if last.exists() and not force:
-        raise UserError(f"{last} exists: the demo data is finished there. Use --force to write it again.")
-    try:
-        last.unlink(missing_ok=True)  # until all is written, nothing is finished
-        counts = write_demo(folder, seed)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}). Name another folder.") from error
+    counts = _written_once(folder / f"{DEMO_SUBSETS[-1].name}.json", force, lambda: write_demo(folder, seed))
     for subset in DEMO_SUBSETS:
         line = f"{folder / subset.name}.json: {subset.size} images, {counts[subset.name]} objects"
         console.progress.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def coins(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the tiles to.")],
+    force: Force = False,
+) -> None:
+    """Write an example of real data: tiles of a photograph of coins that scikit-image carries."""
+    from s4m_pipeline.data.coins import REGIONS, write_coins
+
+    counts = _written_once(folder / f"{REGIONS[-1].name}.json", force, lambda: write_coins(folder))
+    for region in REGIONS:
+        images, instances = counts[region.name]
+        labels = f"{instances} instances" if region.annotated else "no labels"
+        line = f"{folder / region.name}: {images} images, {labels}"
+        console.progress.print(line, markup=False, soft_wrap=True)
+
+
+def _written_once(last: Path, force: bool, write: Callable[[], Counts]) -> Counts:
+    """What `write` returns, which writes a data set whose last file is `last`."""
+    from s4m_pipeline.errors import UserError
+
+    if last.exists() and not force:
+        raise UserError(f"{last} exists: the data set is finished there. Use --force to write it again.")
+    try:
+        last.unlink(missing_ok=True)  # until all is written, nothing is finished
+        return write()
+    except OSError as error:
+        raise UserError(
+            f"{last.parent}: cannot be written ({error.strerror}). Name another folder."
+        ) from error
 
 
 @app.command()

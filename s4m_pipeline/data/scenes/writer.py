@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from cache.atomic import write_bytes, write_text
-from s4m_pipeline.data.scenes.render import Scene, SceneObject, SceneStyle, draw_scene
+from s4m_pipeline.data.scenes.render import SceneStyle, draw_scene
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES, Family
+from s4m_pipeline.data.writing import mask_annotation, png_bytes
 
 
 @dataclass(frozen=True)
@@ -63,33 +62,14 @@ def write_scenes(
             rng = np.random.default_rng([*seed, subset.stream, index])
             scene = draw_scene(rng, families, SceneStyle())
             name = f"{subset.name}_{index:05d}.png"
-            write_bytes(images_folder / name, _png(scene))
+            write_bytes(images_folder / name, png_bytes(scene.image))
             height, width = scene.image.shape[:2]
             images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
             for item in scene.objects:
                 label = 0 if class_agnostic else names.index(item.family)
-                annotations.append(_annotation(item, index + 1, len(annotations) + 1, label + 1))
+                annotations.append(mask_annotation(item.mask, index + 1, len(annotations) + 1, label + 1))
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         write_text(folder / f"{subset.name}.json", json.dumps(content))
         counts[subset.name] = len(annotations)
     return counts
-
-
-def _png(scene: Scene) -> bytes:
-    encoded, data = cv2.imencode(".png", scene.image[..., ::-1])
-    assert encoded
-    return data.tobytes()
-
-
-def _annotation(item: SceneObject, image_id: int, annotation_id: int, category_id: int) -> dict[str, Any]:
-    rle = coco_mask.encode(np.asfortranarray(item.mask.astype(np.uint8)))
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": category_id,
-        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-        "area": int(item.mask.sum()),
-        "bbox": coco_mask.toBbox(rle).tolist(),
-        "iscrowd": 0,
-    }

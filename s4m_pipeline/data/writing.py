@@ -1,0 +1,31 @@
+"""What every data set that this project writes is made of: PNG files and COCO annotations."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+
+def png_bytes(rgb: npt.NDArray[np.uint8]) -> bytes:
+    """An RGB image, uint8 (H, W, 3), as the content of a PNG file."""
+    encoded, data = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
+    assert encoded
+    return data.tobytes()
+
+
+def mask_annotation(
+    mask: npt.NDArray[np.bool_], image_id: int, annotation_id: int, category_id: int
+) -> dict[str, Any]:
+    """The COCO annotation of one instance, mask (H, W), as compressed RLE."""
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+        "area": int(mask.sum()),
+        "bbox": coco_mask.toBbox(rle).tolist(),
+        "iscrowd": 0,
+    }

@@ -50,7 +50,7 @@ def main(work_dir: Path | None = None) -> None:
         model.to(device).eval(), None, None, recipe, generation=1, batch_size=recipe.batch_size
     )
     quality: dict[str, RefinementQuality] = {
-        kind: RefinementQuality(truth.class_names) for kind in PROMPT_TYPES
+        kind: RefinementQuality(len(truth.categories)) for kind in PROMPT_TYPES
     }
     photos = readable(
         load_photos(PhotoFiles(unlabeled.images, parts["test_pipeline"]), 0, pin_memory=False), print
@@ -61,7 +61,7 @@ def main(work_dir: Path | None = None) -> None:
         labelled = [image for image in teacher.label(batch) if len(image.kept)]
         truths = [truth_masks(truth, images[image.photo.image_id]) for image in labelled]
         _measure(sam, labelled, truths, quality)
-    _print(quality)
+    _print(quality, truth.class_names)
 
 
 def _measure(
@@ -84,10 +84,10 @@ def _measure(
             quality[kind].add(LabelledMasks(labels, before), LabelledMasks(labels, after), truth)
 
 
-def _print(quality: dict[str, RefinementQuality]) -> None:
+def _print(quality: dict[str, RefinementQuality], classes: list[str]) -> None:
     table = Table("prompt", "SQ", "CA", "improved", "worsened", title="percent; teacher's masks first")
     for kind, measured in quality.items():
-        figures = measured.as_dict()
+        figures = measured.as_dict(classes)
         if not table.rows:
             table.add_row("none", f"{figures['SQ before']}", f"{figures['CA before']}", "", "")
         cells = (figures[name] for name in ("SQ after", "CA after", "improved", "worsened"))

@@ -15,6 +15,8 @@ MODULES = (
     "s4m_pipeline.evaluation.metric",
     "s4m_pipeline.models.distilled",
     "s4m_pipeline.models.mask2former",
+    "s4m_pipeline.models.student",
+    "s4m_pipeline.student.preprocessor",
 )
 """Our modules that register something a config may name."""
 

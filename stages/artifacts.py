@@ -3,7 +3,9 @@
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cache.atomic import write_text
+from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
 
 TEACHER = "teacher"
+STUDENT = "student"
 CACHE = "cache"
 WEIGHTS = "weights.safetensors"
 
@@ -28,15 +32,18 @@ _PACKAGES = (
     "numpy",
 )
 
-_FREE_TO_CHANGE = (
-    "teacher.workers",
-    "teacher.validate_every",
-    "teacher.checkpoint_every",
-    "teacher.keep_checkpoints",
-    "teacher.log_every",
-    "teacher.tensorboard",
-    "teacher.rank_timeout_s",
+_OF_TRAININGS = (
+    "workers",
+    "validate_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "tensorboard",
+    "rank_timeout_s",
 )
+_FREE_TO_CHANGE = {f"{stage}.{name}" for stage in (TEACHER, STUDENT) for name in _OF_TRAININGS} | {
+    "refine.workers"
+}
 """Settings that do not change what is learnt: an interrupted run may go on with others."""
 
 
@@ -110,6 +117,28 @@ class RunRecord:
         self.content["sessions"][-1].update(values)
         self._write()
 
+    @contextmanager
+    def session(self) -> Iterator[dict[str, Any]]:
+        """Do the stage's work in this context, and put its result into the dict that it gives.
+
+        The record ends as "finished"; as "interrupted" when a signal stopped a training that has saved
+        itself, which then exits with the signal's code; or as "failed".
+        """
+        from s4m_pipeline.engine.hooks import Interrupted
+
+        began = time.perf_counter()
+        result: dict[str, Any] = {}
+        try:
+            yield result
+        except Interrupted as signal:
+            self.close("interrupted")
+            console.progress.print(f"{signal}: saved in {self.folder}; the same command goes on from there.")
+            raise SystemExit(signal.exit_code) from None
+        except BaseException:
+            self.close("failed")
+            raise
+        self.close("finished", {**result, "seconds": round(time.perf_counter() - began, 1)})
+
     def close(self, status: str, result: Mapping[str, Any] | None = None) -> None:
         """End this session as "finished", "interrupted" or "failed"."""
         self.content["sessions"][-1]["ended"] = _now()
@@ -139,7 +168,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 def _delete_outputs(folder: Path) -> None:
     """Delete what a stage writes and nothing else: the folder may be the user's own."""
-    for pattern in ("run.json", "metrics.jsonl", "*.pth", "last_checkpoint", "*.safetensors", "log/*"):
+    for pattern in ("run.json", "*.jsonl", "*.pth", "last_checkpoint", "*.safetensors", "log/*"):
         for path in folder.glob(pattern):
             path.unlink()
 

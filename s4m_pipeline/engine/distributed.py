@@ -49,7 +49,7 @@ def joined(timeout_s: float) -> Iterator[None]:
             store,
             place,
             f"Rank {place.rank} lost contact with another process of this training, which ended or was "
-            f"silent for {timeout_s:.0f} s (teacher.rank_timeout_s).\n"
+            f"silent for {timeout_s:.0f} s (rank_timeout_s).\n"
             "Checkpoints are intact: repeat the command to go on from the last one.",
         )
         raise SystemExit(1) from error

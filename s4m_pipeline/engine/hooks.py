@@ -91,7 +91,19 @@ class MetricsHook(Hook):
             {f"val/{name}": value for name, value in metrics.items()}, step=runner.iter
         )
         self.progress.note(f"step {runner.iter}  validation  " + _shown(metrics))
-        self.began += time.perf_counter() - self.val_began
+        self._leave_out(time.perf_counter() - self.val_began)
+
+    @contextmanager
+    def not_training(self) -> Iterator[None]:
+        """Something else is done in this context, with a progress display of its own."""
+        began = time.perf_counter()
+        with self.progress.suspended():
+            yield
+        self._leave_out(time.perf_counter() - began)
+
+    def _leave_out(self, seconds: float) -> None:
+        """Time that does not count as a step's."""
+        self.began += seconds
         self.step_ended = time.perf_counter()
 
     def _write_losses(self, runner: Any, step: int) -> None:
@@ -164,6 +176,10 @@ class StopOnSignal(Hook):
             runner.call_hook("after_val_epoch", metrics={})
             self._stop_if_asked(runner, runner.iter)
 
+    def leave(self) -> None:
+        """Raise `Interrupted` for the signal received; all ranks together, when everything is saved."""
+        raise Interrupted(self._asked())
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         signal.signal(number, self.usual[Signals(number)])
@@ -226,7 +242,7 @@ class RecoverFromNaN(Hook):
                 f"skipping steps and going back to a checkpoint did not help (time {self.returns}).\n"
                 f"Image ids of the last batch: {images}\n"
                 "Look at these images and their annotations; lower optim_wrapper.optimizer.lr, "
-                "or train with teacher.precision=fp32."
+                "or train with precision fp32."
             )
         runner.restore_weights(checkpoint)
         runner.logger.warning(f"back to the weights of {checkpoint}")

@@ -63,19 +63,40 @@ def _first_host(node_list: str) -> str:
         ) from error
 
 
-def share_of_batch(batch_size: int, processes: int) -> int:
+def share_of_batch(name: str, batch_size: int, processes: int) -> int:
     """Images of each process, of `batch_size` in all.
+
+    Args:
+        name: key of the batch size in the config, for the message.
 
     Raises:
         UserError: if they cannot be divided.
     """
     if batch_size % processes:
         raise UserError(
-            f"teacher.batch_size: {batch_size} images cannot be divided among {processes} devices.\n"
+            f"{name}: {batch_size} images cannot be divided among {processes} devices.\n"
             f"Expected a multiple of {processes}: the batch size is that of all devices together. "
             "Change it, or the number of devices."
         )
     return batch_size // processes
+
+
+def launch_ranks(devices: int, batch_sizes: Mapping[str, int]) -> None:
+    """Where several devices are asked for and no launcher has started this process: run this command in as
+    many processes, and exit as they do. Else nothing.
+
+    Args:
+        batch_sizes: by their keys in the config; each is shared out among the processes.
+
+    Raises:
+        UserError: if a batch cannot be divided, or there are GPUs, but fewer than `devices`.
+        SystemExit: with the exit code of all.
+    """
+    place = find_place()
+    for name, batch_size in batch_sizes.items():
+        share_of_batch(name, batch_size, place.world_size if place else devices)
+    if place is None and devices > 1:
+        raise SystemExit(launch(devices, sys.argv[1:]))
 
 
 def launch(devices: int, arguments: Sequence[str]) -> int:

@@ -108,11 +108,18 @@ def default_hooks(*, every: int, keep: int) -> dict[str, Any]:
     }
 
 
-def ema_hooks(keep: float | None) -> list[dict[str, Any]]:
-    """Config of the weight average that is validated and saved; `keep` is the share of the old average."""
+def ema_hooks(keep: float | None, begin: int = 0) -> list[dict[str, Any]]:
+    """Config of the weight average that is validated and saved.
+
+    Buffers of the average are those of the network.
+
+    Args:
+        keep: share of the old average at each step; None: no averaging.
+        begin: the step that copies the weights into the average; until then both are the same.
+    """
     if keep is None:
         return []
-    return [{"type": "EMAHook", "momentum": 1 - keep}]
+    return [{"type": "EMAHook", "momentum": 1 - keep, "begin_iter": begin}]
 
 
 def visualizer(*, tensorboard: bool) -> dict[str, Any]:

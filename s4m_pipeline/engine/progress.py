@@ -1,5 +1,7 @@
 """Progress of a training on the console: a bar in a terminal, plain lines elsewhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Self
 
@@ -51,6 +53,15 @@ class TrainingProgress:
     def note(self, text: str) -> None:
         """A line that stays."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """The console belongs to another display in this context."""
+        if self.bar is not None:
+            self.bar.stop()
+        yield
+        if self.bar is not None:
+            self.bar.start()
 
     def __enter__(self) -> Self:
         return self

@@ -68,6 +68,12 @@ def load_experiment(path: Path, overrides: Sequence[str]) -> tuple[Options, dict
     return parse_options(config, faults), config
 
 
+def settings_of(options: Options, config: Mapping[str, Any], *groups: str) -> dict[str, Any]:
+    """What a stage depends on, as plain values: the parts for mmengine and mmdet, and some of our groups."""
+    ours = dataclasses.asdict(options)
+    return {key: config[key] for key in RUNNER_KEYS if key in config} | {name: ours[name] for name in groups}
+
+
 def parse_options(config: Mapping[str, Any], earlier_faults: Sequence[str] = ()) -> Options:
     """Turn a config's keys into checked options.
 

@@ -1,0 +1,67 @@
+"""From a batch of loaded samples to the student's input: ARP and strong augmentation on the device."""
+
+from typing import Any
+
+import torch
+from mmdet.models import DetDataPreprocessor
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from s4m_pipeline.models.student import UNLABELED
+from s4m_pipeline.options.student import ArpOptions, PhotometricOptions
+from s4m_pipeline.student.arp import LabelledImages, paste_instances
+from s4m_pipeline.student.photometric import strong_augment
+
+
+@MODELS.register_module()
+class StudentPreprocessor(DetDataPreprocessor):
+    """mmdet's preprocessor, which in training augments the unlabelled images of the batch.
+
+    The order is the paper's: geometry (when loading), ARP, then colours. Labelled images keep their colours.
+    In training the masks of all samples become tensors (N, H, W) bool on the device.
+
+    Args:
+        arp: which instances are pasted, and where.
+        photometric: how strongly colours change.
+        preprocessing: arguments of mmdet's `DetDataPreprocessor`.
+    """
+
+    def __init__(self, *, arp: ArpOptions, photometric: PhotometricOptions, **preprocessing: Any) -> None:
+        super().__init__(**preprocessing)
+        self.arp = arp
+        self.photometric = photometric
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Normalised and padded images (B, 3, H, W), and their samples."""
+        data = super().forward(data, training)
+        if not training:
+            return data
+        inputs, samples = data["inputs"], data["data_samples"]
+        for sample in samples:
+            instances = sample.gt_instances
+            masks = instances.masks.to_tensor(torch.bool, inputs.device)
+            sample.gt_instances = InstanceData(labels=instances.labels, masks=masks)
+        chosen = [i for i, sample in enumerate(samples) if sample.metainfo["branch"] == UNLABELED]
+        if chosen:
+            inputs[chosen] = self._augment(inputs[chosen], [samples[i] for i in chosen])
+        return data
+
+    def _augment(self, inputs: Tensor, samples: SampleList) -> Tensor:
+        """Changes the labels in `samples`, and returns the new images."""
+        images = LabelledImages(
+            pixels_B3HW=(inputs * self.std + self.mean) / 255,
+            sizes_hw=[tuple(sample.metainfo["img_shape"][:2]) for sample in samples],
+            masks=[sample.gt_instances.masks for sample in samples],
+            labels=[sample.gt_instances.labels for sample in samples],
+        )
+        images = paste_instances(images, self.arp)
+        for sample, masks, labels in zip(samples, images.masks, images.labels, strict=True):
+            sample.gt_instances = InstanceData(labels=labels, masks=masks)
+        pixels = strong_augment(images.pixels_B3HW, images.sizes_hw, self.photometric)
+        normalised = (pixels * 255 - self.mean) / self.std
+        for image, (height, width) in zip(normalised, images.sizes_hw, strict=True):
+            image[:, height:] = self.pad_value
+            image[:, :, width:] = self.pad_value
+        return normalised

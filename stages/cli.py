@@ -32,11 +32,19 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "data": Command("stages.data:app", "Make, check and split data sets in COCO format."),
+    "init": Command("stages.init:init", "Write an experiment for your own images and labels."),
     "pretrain-teacher": Command(
         "stages.pretrain_teacher:pretrain_teacher", "Train a teacher on labelled images."
     ),
     "refine": Command("stages.refine:refine", "Make pseudo-labels with teacher and SAM 2, in shards."),
+    "train-student": Command(
+        "stages.train_student:train_student", "Train a student on labels and pseudo-labels."
+    ),
     "evaluate": Command("stages.evaluate:evaluate", "Measure the mask AP of a checkpoint."),
+    "predict": Command(
+        "stages.predict:predict", "Find the objects of any images: pictures and COCO results."
+    ),
+    "export": Command("stages.export:app", "Hand weights and pseudo-labels to other programs."),
     "report": Command("stages.report:app", "Show what a network has learnt."),
     "cache": Command("stages.cache:app", "Inspect, check, mend and convert a pseudo-label cache."),
     "bench": Command("stages.bench:bench", "Time our paths against their alternatives."),

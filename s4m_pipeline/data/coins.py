@@ -1,8 +1,8 @@
 """A real photograph as an example data set: 24 antique coins, which scikit-image carries in its package.
 
-The masks are the result of scikit-image's textbook watershed, not drawn by hand. The photograph (Greek coins from
-Pompeii, Brooklyn Museum, no known copyright restrictions) is cut into four regions that share no pixel; the
-tiles of a region overlap.
+The masks are the result of scikit-image's textbook watershed, not drawn by hand. The photograph (Greek coins
+from Pompeii, Brooklyn Museum, no known copyright restrictions) is cut into four regions that share no pixel;
+the tiles of a region overlap.
 """
 
 import json
@@ -44,7 +44,7 @@ REGIONS = (
     Region("unlabeled", 130, 0, 242, 303, step_px=16, annotated=False),
     Region("test", 242, 0, 384, 303, step_px=46),
 )
-"""The left third is annotated, its upper half for training; the middle is unlabelled; the right is for the test."""
+"""Left: annotated, the upper half for training; middle: unlabelled; right: for the test."""
 
 
 def write_coins(folder: Path) -> dict[str, tuple[int, int]]:

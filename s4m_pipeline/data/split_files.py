@@ -44,15 +44,16 @@ def write_split(data: CocoData, split: Split, validation: Sequence[CocoData], ou
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / RECORD).unlink(missing_ok=True)  # until all is written, nothing is finished
-        write_text(out / LABELED, _coco_json(data, split.labeled, annotations))
-        write_text(out / UNLABELED, _coco_json(data, split.unlabeled, []))
+        write_text(out / LABELED, coco_json(data, split.labeled, annotations))
+        write_text(out / UNLABELED, coco_json(data, split.unlabeled, []))
         write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}).") from error
     return record
 
 
-def _coco_json(data: CocoData, images: Sequence[CocoImage], annotations: list[dict[str, Any]]) -> str:
+def coco_json(data: CocoData, images: Sequence[CocoImage], annotations: list[dict[str, Any]]) -> str:
+    """A COCO JSON file of some images and annotations with all categories of `data`."""
     document = {
         "info": {"description": f"Part of {data.json_path.name}"},
         "images": [

@@ -1,0 +1,139 @@
+"""Sizes of an experiment, fitted to the images, the number of labels and the device's memory.
+
+The estimate of memory is arithmetic, not a measurement on a GPU. Counted on the CPU (256, 384, 512 px), one
+training image of c x c pixels with ten instances keeps 0.40 GB + 5.9 kB x c^2 for the backward pass of
+Mask2Former with ResNet-50 in fp32; mixed precision is taken as 0.65 of that. Weights, gradients and AdamW's two
+moments are 16 bytes for each of 44 million weights, the average 4; a gigabyte is left to the driver, and a
+tenth of the memory stays free. A step of the student holds labelled and unlabelled images together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+GB = 10**9
+_WEIGHT_BYTES = 44_000_000 * (16 + 4) + GB
+_MIXED_PRECISION = 0.65
+_SAM_BYTES = 8 * GB
+"""Set aside for SAM 2 while a teacher learns from it too; not measured."""
+_CROPS_PX = (1024, 896, 768, 640, 512, 384, 256)
+_LARGEST_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What the experiment will run on."""
+
+    memory_bytes: int | None
+    """Of the smallest GPU; None: no GPU."""
+    bfloat16: bool = True
+    """Whether the GPU computes in bfloat16."""
+
+    def __str__(self) -> str:
+        return "a CPU" if self.memory_bytes is None else f"a GPU of {self.memory_bytes / GB:.0f} GB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The sizes of an experiment; all images of a step count for a batch size, those of all devices."""
+
+    small: bool
+    """The demo's network and the nano SAM 2, for trying things out without a GPU."""
+    sam: str
+    encoder_batch: int | None
+    decoder_chunk: int | None
+    distil: bool
+    """Structural distillation: SAM 2 runs in every step of the teacher."""
+    precision: str
+    short_px: int
+    """Shorter side that images are scaled to."""
+    long_px: int
+    """Longer side that they may have at most then."""
+    crop_px: int
+    """Side of the square that is cut out for training."""
+    batch_size: int
+    iterations: int
+    ema: float
+    """Share of the old average that a step keeps: the window is the paper's part of the training (2,500 steps
+    of 90,000)."""
+    min_area_px: int
+    """Smaller instances are not pasted: the released code's 3,000 pixels of 512 x 1024, at this crop."""
+
+
+def fit(sizes_px: Sequence[tuple[int, int]], num_labeled: int, device: Device) -> Fit:
+    """Choose all sizes.
+
+    Args:
+        sizes_px: width and height of every image, or of a sample.
+        num_labeled: labelled images that are trained on.
+    """
+    short, long = _median_sides(sizes_px)
+    if device.memory_bytes is None:
+        return _fit_cpu(short, long, num_labeled)
+    return _fit_gpu(short, long, num_labeled, device, device.memory_bytes)
+
+
+def bytes_per_image(crop_px: int) -> float:
+    """What one training image of this side occupies in mixed precision, estimated (see above)."""
+    return _MIXED_PRECISION * (0.40 * GB + 5_900 * crop_px**2)
+
+
+def _median_sides(sizes_px: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    return median(min(size) for size in sizes_px), median(max(size) for size in sizes_px)
+
+
+def _fit_cpu(short: float, long: float, num_labeled: int) -> Fit:
+    """Two cores: images as small as the demo's, a few hundred steps, minutes."""
+    short_px = _multiple(min(max(short, 96), 160), 32)
+    iterations = min(max(50 * num_labeled // 8, 200), 400)
+    return Fit(
+        small=True,
+        sam="nano",
+        encoder_batch=None,
+        decoder_chunk=None,
+        distil=False,
+        precision="fp32",
+        short_px=short_px,
+        long_px=_multiple(short_px * min(long / short, 3.0), 32),
+        crop_px=short_px,
+        batch_size=8,
+        iterations=iterations,
+        ema=0.99,
+        min_area_px=_min_area(short_px),
+    )
+
+
+def _fit_gpu(short: float, long: float, num_labeled: int, device: Device, memory_bytes: int) -> Fit:
+    """Images near their own size, the largest crop of which two labelled and two unlabelled ones fit."""
+    distil = memory_bytes >= 24 * GB
+    room = 0.9 * memory_bytes - _WEIGHT_BYTES - (_SAM_BYTES if distil else 0)
+    short_px = _multiple(min(max(short, 512), 1024), 32)
+    crops = [crop for crop in _CROPS_PX if crop <= short_px]
+    crop_px = next((crop for crop in crops if room >= 4 * bytes_per_image(crop)), crops[-1])
+    batch_size = int(min(max(room / (2 * bytes_per_image(crop_px)), 1), _LARGEST_BATCH))
+    iterations = min(max(_multiple(100 * num_labeled / batch_size, 1000), 5_000), 90_000)
+    roomy = memory_bytes >= 16 * GB
+    return Fit(
+        small=False,
+        sam="facebook/sam2.1-hiera-large" if roomy else "facebook/sam2.1-hiera-small",
+        encoder_batch=None if roomy else 4,
+        decoder_chunk=None if roomy else 32,
+        distil=distil,
+        precision="bf16" if device.bfloat16 else "fp16",
+        short_px=short_px,
+        long_px=_multiple(short_px * min(long / short, 3.0), 32),
+        crop_px=crop_px,
+        batch_size=batch_size,
+        iterations=iterations,
+        ema=round(1 - 36 / iterations, 4),
+        min_area_px=_min_area(crop_px),
+    )
+
+
+def _multiple(value: float, step: int) -> int:
+    """The multiple of `step` nearest to `value`, at least one."""
+    return max(round(value / step), 1) * step
+
+
+def _min_area(crop_px: int) -> int:
+    return 3000 * crop_px**2 // (512 * 1024)

@@ -149,8 +149,8 @@ def _split_off(data: CocoData, percent: float, seed: int, out: Path) -> tuple[Co
         part = replace(data, json_path=out / f"{name}.json", images=images, annotations=kept)
         if not any(part.class_counts(images).values()):
             raise UserError(
-                f"{data.json_path}: {percent:g} % of its {len(data.images)} images are to be for validation, and "
-                f"the {name} part has no instance. Label more images, give --val, or another --val-percent."
+                f"{data.json_path}: with {percent:g} % of its {len(data.images)} images for validation the "
+                f"{name} part has no instance. Label more images, give --val, or another --val-percent."
             )
         parts.append(part)
     return parts[0], parts[1]

@@ -35,7 +35,7 @@ def export_coco(reader: CacheReader, path: Path, file_names: Mapping[int, str] |
     Args:
         reader: the generation.
         path: the JSON file, replaced if it is there.
-        file_names: an image's file by its id; other images have the id in twelve digits and `.jpg`.
+        file_names: an image's file by its id; other images have `default_file_name`.
 
     Raises:
         CacheError: if the disk refuses.
@@ -54,7 +54,7 @@ def export_coco(reader: CacheReader, path: Path, file_names: Mapping[int, str] |
             file.write(f'"categories":{json.dumps(categories)},"annotations":[')
             for image_id in reader.image_ids.tolist():
                 labels = reader.read(image_id)
-                name = names.get(image_id, f"{image_id:012d}.jpg")
+                name = names.get(image_id, default_file_name(image_id))
                 size = {"height": labels.height, "width": labels.width}
                 images.append({"id": image_id, "file_name": name, **size})
                 for annotation in _annotations(labels, spec.category_ids):
@@ -65,6 +65,11 @@ def export_coco(reader: CacheReader, path: Path, file_names: Mapping[int, str] |
     except OSError as error:
         raise disk_error(path, 2 * reader.size_bytes, error) from error
     return num_annotations
+
+
+def default_file_name(image_id: int) -> str:
+    """What an image is called whose file is not known: its id in twelve digits and `.jpg`, as in COCO."""
+    return f"{image_id:012d}.jpg"
 
 
 def read_file_names(path: Path) -> dict[int, str]:

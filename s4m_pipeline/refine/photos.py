@@ -1,10 +1,13 @@
 """From image files to batches: decoded in other processes, grouped by the size that the network sees."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from mmengine.dataset import Compose
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -64,18 +67,16 @@ class PhotoFiles(Dataset[Photo | Unreadable]):
         if size != (image.height, image.width):
             listed, found = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
             return Unreadable(image.id, image.file_name, f"is {found} pixels, listed as {listed}")
+        return self.photo(image.id, pixels, image.path)
+
+    def photo(self, image_id: int, pixels: NDArray[np.uint8], path: Path | None = None) -> Photo:
+        """An image that is in memory already, uint8 RGB (H, W, 3), as a photo."""
+        size = pixels.shape[:2]
         packed = self._transform(
-            {
-                "img": pixels,
-                "img_shape": size,
-                "ori_shape": size,
-                "img_path": str(image.path),
-                "img_id": image.id,
-            }
+            {"img": pixels, "img_shape": size, "ori_shape": size, "img_path": str(path), "img_id": image_id}
         )
-        return Photo(
-            image.id, torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), packed["inputs"].contiguous()
-        )
+        original = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return Photo(image_id, original, packed["inputs"].contiguous())
 
 
 def load_photos(files: PhotoFiles, workers: int, pin_memory: bool) -> Iterator[Photo | Unreadable]:
@@ -109,6 +110,13 @@ def readable(photos: Iterable[Photo | Unreadable], report: Callable[[Unreadable]
             report(photo)
         else:
             yield photo
+
+
+def list_unreadable(unreadable: Iterable[tuple[str, str]], limit: int = 10) -> str:
+    """A line for each file name and reason, the first ones only."""
+    lines = [f"  {name}: {reason}" for name, reason in unreadable]
+    more = [f"  and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "\n".join([*lines[:limit], *more])
 
 
 def batches_by_size(photos: Iterable[Photo], size: int, divisor: int) -> Iterator[list[Photo]]:

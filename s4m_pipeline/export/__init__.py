@@ -1,0 +1,1 @@
+"""Weights and pseudo-labels in forms that other programs read."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from s4m_pipeline.data.cityscapes.layout import photo_name
 from s4m_pipeline.data.coco import CocoData, CocoImage
 from s4m_pipeline.data.findings import first_names
 from s4m_pipeline.data.folder import folder_images
@@ -117,8 +118,8 @@ def choose_percent(names: Sequence[str], percent: float, seed: int) -> list[str]
 def choose_listed(names: Sequence[str], listed: Sequence[str], source: Path) -> list[str]:
     """The file names that a published list means, sorted, each once.
 
-    A listed name may have fewer or more folders than the data set's, and may lack the file ending; it must
-    be equal to one of `names` or fit exactly one.
+    A listed name may have fewer or more folders than the data set's, and may lack the file ending; one of
+    Cityscapes' annotation files means its photo. It must be equal to one of `names` or fit exactly one.
 
     Raises:
         UserError: listed names that fit none or several of `names`; `source` is named as the list.
@@ -130,7 +131,8 @@ def choose_listed(names: Sequence[str], listed: Sequence[str], source: Path) -> 
         by_last[PurePosixPath(name).stem].append(name)
     chosen, unknown, ambiguous = set(), [], []
     for entry in listed:
-        candidates = [name for name in by_last[PurePosixPath(entry).name] if _same_tail(entry, name)]
+        wanted = photo_name(entry)
+        candidates = [name for name in by_last[PurePosixPath(wanted).name] if _same_tail(wanted, name)]
         if entry in known:
             chosen.add(entry)
         elif len(candidates) == 1:

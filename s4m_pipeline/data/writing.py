@@ -16,10 +16,10 @@ def png_bytes(rgb: npt.NDArray[np.uint8]) -> bytes:
 
 
 def mask_annotation(
-    mask: npt.NDArray[np.bool_], image_id: int, annotation_id: int, category_id: int
+    mask: npt.NDArray[np.bool_], image_id: int, annotation_id: int, category_id: int, *, crowd: bool = False
 ) -> dict[str, Any]:
-    """The COCO annotation of one instance, mask (H, W), as compressed RLE."""
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    """The COCO annotation of an instance or crowd, mask (H, W), as compressed RLE."""
+    rle = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
     return {
         "id": annotation_id,
         "image_id": image_id,
@@ -27,5 +27,5 @@ def mask_annotation(
         "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
         "area": int(mask.sum()),
         "bbox": coco_mask.toBbox(rle).tolist(),
-        "iscrowd": 0,
+        "iscrowd": int(crowd),
     }

@@ -1,0 +1,1 @@
+"""Tiny data sets in the layout and encodings of Cityscapes and COCO, to try a whole reproduction with."""

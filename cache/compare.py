@@ -30,7 +30,7 @@ class Change:
     """How two generations differ over the images that both have.
 
     Attributes:
-        num_images: images in both.
+        num_images: images compared: all that are in both, unless that was limited.
         only_old, only_new: images in one of them.
         num_changed: images with an instance gained, lost or relabelled.
         gained, lost: instances without a match in the other.
@@ -50,8 +50,11 @@ class Change:
     mean_iou: float
 
 
-def compare(old: CacheReader, new: CacheReader) -> Change:
+def compare(old: CacheReader, new: CacheReader, *, max_images: int | None = None) -> Change:
     """Compare the refined masks of two generations.
+
+    Args:
+        max_images: look at so many images at most, spread evenly over those that both have.
 
     Raises:
         CacheError: if their class lists differ, so that labels cannot be compared.
@@ -62,6 +65,9 @@ def compare(old: CacheReader, new: CacheReader) -> Change:
             f"{old.generation.path} and {new.generation.path} have different classes; nothing to compare"
         )
     both = np.intersect1d(old.image_ids, new.image_ids, assume_unique=True)
+    num_both = both.size
+    if max_images is not None:
+        both = both[:: -(-both.size // max_images) or 1]
     changes = [
         compare_image(image_id, old.read(image_id).instances, new.read(image_id).instances)
         for image_id in both.tolist()
@@ -70,8 +76,8 @@ def compare(old: CacheReader, new: CacheReader) -> Change:
     relabelled = sum(change.relabelled for change in changes)
     return Change(
         num_images=both.size,
-        only_old=len(old) - both.size,
-        only_new=len(new) - both.size,
+        only_old=len(old) - num_both,
+        only_new=len(new) - num_both,
         num_changed=sum(bool(change.gained or change.lost or change.relabelled) for change in changes),
         gained=sum(change.gained for change in changes),
         lost=sum(change.lost for change in changes),

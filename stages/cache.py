@@ -232,6 +232,9 @@ def _print_summary(generation: "Generation", summary: "Summary") -> None:
         **(summary.quality or {}),
         **(summary.statistics or {}),
     }
+    held_out = figures.pop("held_out", {})
+    figures |= {f"validation images: {name}": value for name, value in held_out.items()}
+    figures.pop("instances by class", None)  # the first table
     rows = [
         [name, f"{v:.3f}" if isinstance(v, float) else f"{v}"] for name, v in figures.items() if v is not None
     ]

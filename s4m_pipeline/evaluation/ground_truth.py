@@ -27,18 +27,29 @@ def _decode(segmentation: object, height: int, width: int) -> np.ndarray:
     return np.asarray(coco_mask.decode(coco_mask.merge(runs) if isinstance(runs, list) else runs), bool)
 
 
-def require_truth(truth: CocoData, images: Sequence[CocoImage], classes: Sequence[str]) -> None:
+def require_same_classes(truth: CocoData, labelled: CocoData, remedy: str) -> None:
+    """Refuse annotations of other classes than the labelled data's.
+
+    Raises:
+        UserError: naming both class lists, with the remedy.
+    """
+    if truth.class_names != labelled.class_names:
+        raise UserError(
+            f"{truth.json_path} has other classes than the labelled data.\n"
+            f"  found: {', '.join(truth.class_names)}\n"
+            f"  labelled: {', '.join(labelled.class_names)}\n{remedy}"
+        )
+
+
+def require_truth(truth: CocoData, images: Sequence[CocoImage], labelled: CocoData) -> None:
     """Refuse ground truth that does not belong to these images and classes.
 
     Raises:
         UserError: naming both class lists, or the images that are absent or of another file.
     """
-    if tuple(truth.class_names) != tuple(classes):
-        raise UserError(
-            f"The ground truth has other classes than the labelled data.\n"
-            f"  {truth.json_path}: {', '.join(truth.class_names)}\n  labelled: {', '.join(classes)}\n"
-            "Give a file with the same categories as refine.ground_truth, or None."
-        )
+    require_same_classes(
+        truth, labelled, "Give a file with the same categories as refine.ground_truth, or None."
+    )
     names = {image.id: image.file_name for image in truth.images}
     strangers = [image.file_name for image in images if names.get(image.id) != image.file_name]
     if strangers:

@@ -41,8 +41,7 @@ def pseudo_label_quality(
     for predicted, truth in zip(predictions, truths, strict=True):
         iou = mask_iou(predicted.masks, truth.masks)
         best += iou.max(axis=1, initial=0.0).tolist()
-        same_class = predicted.labels[:, None] == truth.labels[None]
-        matched += match_iou(np.where(same_class, iou, 0.0))
+        matched += match_iou(_of_same_class(iou, predicted, truth))
     num_predictions = sum(len(p.labels) for p in predictions)
     return PseudoLabelQuality(
         segmentation_quality=100 * float(np.mean(matched)) if matched else float("nan"),
@@ -65,6 +64,11 @@ def match_iou(iou: NDArray[np.float64]) -> list[float]:
     return matched
 
 
+def same_class_iou(predicted: LabelledMasks, truth: LabelledMasks) -> NDArray[np.float64]:
+    """(N, M) IoU, 0 where the labels differ."""
+    return _of_same_class(mask_iou(predicted.masks, truth.masks), predicted, truth)
+
+
 def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(N, M) IoU of masks (N, H, W) and (M, H, W)."""
     pixels = math.prod(a.shape[1:])
@@ -73,3 +77,9 @@ def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
     union = flat_a.sum(1)[:, None] + flat_b.sum(1)[None] - intersection
     iou: NDArray[np.float64] = intersection / np.maximum(union, 1)
     return iou
+
+
+def _of_same_class(
+    iou: NDArray[np.float64], predicted: LabelledMasks, truth: LabelledMasks
+) -> NDArray[np.float64]:
+    return np.where(predicted.labels[:, None] == truth.labels[None], iou, 0.0)

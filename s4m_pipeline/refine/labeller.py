@@ -96,6 +96,11 @@ class Labeller:
         """Inputs are padded to multiples of this."""
         return int(self.teacher.data_preprocessor.pad_size_divisor)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the teacher is on a GPU."""
+        return next(self.teacher.parameters()).is_cuda
+
     @torch.inference_mode()
     def label(self, photos: Sequence[Photo]) -> list[Labelled]:
         """Label up to `batch_size` photos whose inputs have one padded size.

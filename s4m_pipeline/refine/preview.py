@@ -8,12 +8,31 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from s4m_pipeline.refine.build import build_labeller, networks_on_device, photo_files
+from s4m_pipeline.refine.inputs import RefineInputs
 from s4m_pipeline.refine.labeller import Labelled
+from s4m_pipeline.refine.photos import batches_by_size, load_photos, readable
 
 SIDE_PX = 384
 GAP_PX = 8
 TITLE_PX = 16
 COLOURS = ((230, 60, 50), (40, 130, 230), (50, 180, 80), (240, 170, 30), (160, 70, 200), (30, 190, 190))
+
+
+def preview_labels(inputs: RefineInputs, generation: int, count: int, path: Path) -> Path:
+    """Draw the labels of images spread over the list, as in a generation of that number."""
+    images = inputs.unlabeled.images
+    files = photo_files(inputs, images[:: max(1, len(images) // count)][:count])
+    with networks_on_device(inputs) as networks:
+        labeller = build_labeller(inputs, networks, generation)
+        photos = readable(load_photos(files, 0, pin_memory=False), lambda image: None)
+        labelled = [
+            image
+            for batch in batches_by_size(photos, labeller.batch_size, labeller.divisor_px)
+            for image in labeller.label(batch)
+        ]
+        draw_preview(labelled, inputs.labelled.class_names, path)
+    return path
 
 
 def draw_preview(images: Sequence[Labelled], classes: Sequence[str], path: Path) -> None:

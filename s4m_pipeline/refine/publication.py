@@ -1,12 +1,15 @@
 """The end of a generation: its labels are counted, measured where there is ground truth, and published."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from cache.compare import compare
 from cache.generation import Generation
-from cache.generations import publish
+from cache.generations import current_number, publish
 from cache.reader import CacheReader
 from cache.sharding import ShardSpec
+from cache.summary import summarise
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import truth_masks
@@ -15,13 +18,19 @@ from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
 from s4m_pipeline.refine.labeller import SCORE_BINS
 from s4m_pipeline.refine.record import ShardRecord
 
+AGREEMENT_IMAGES = 1000
+"""Images at most on which a generation is compared with the one before."""
 
-def publish_labels(generation: Generation, truth: CocoData | None, min_score: float) -> None:
+
+def publish_labels(
+    generation: Generation, truth: CocoData | None, min_score: float, quality: Mapping[str, Any]
+) -> None:
     """Publish a generation all of whose images have labels, with quality and statistics.
 
     Args:
-        truth: annotations of its images; None: quality is not measured.
+        truth: annotations of its images; None: their quality is not measured.
         min_score: what the scores had to exceed, for the message.
+        quality: what was measured elsewhere.
 
     Raises:
         UserError: if there is not a single pseudo-label, with a histogram of the teacher's scores.
@@ -29,18 +38,41 @@ def publish_labels(generation: Generation, truth: CocoData | None, min_score: fl
     """
     shards = [ShardSpec(i + 1, generation.spec.num_shards) for i in range(generation.spec.num_shards)]
     record = ShardRecord.sum([ShardRecord.read(generation, shard) for shard in shards])
-    with CacheReader(generation) as reader:
-        num_instances = reader.column("label").size
-    if num_instances == 0:
+    summary = summarise(generation)
+    if summary.num_instances == 0:
         raise UserError(_no_labels(generation, record.score_histogram, min_score))
-    quality = {} if truth is None else measure_quality(generation, truth).as_dict()
-    statistics = {"instances an image": round(num_instances / generation.image_ids.size, 3)}
-    publish(generation, quality=quality, statistics={**statistics, **record.statistics()})
+    if truth is not None:
+        quality = {**measure_quality(generation, truth).as_dict(generation.spec.classes), **quality}
+    statistics = {
+        "instances an image": round(summary.num_instances / generation.image_ids.size, 3),
+        "instances by class": summary.per_class,
+        "mean score": summary.mean_score and round(summary.mean_score, 4),
+        "agreement with the generation before": agreement_with_current(generation),
+        **record.statistics(),
+    }
+    publish(generation, quality=quality, statistics=statistics)
+
+
+def agreement_with_current(generation: Generation) -> float | None:
+    """Percent of instances of a generation and the current one that the other has, too, in the same class.
+
+    Measured on images spread over the list; None if there is no other generation with the same classes.
+    """
+    number = current_number(generation.root)
+    if number in (0, generation.number):
+        return None
+    before = Generation(generation.root, number)
+    if before.published() is None or before.spec.classes != generation.spec.classes:
+        return None
+    with CacheReader(before) as old, CacheReader(generation) as new:
+        change = compare(old, new, max_images=AGREEMENT_IMAGES)
+    total = 2 * (change.kept + change.relabelled) + change.gained + change.lost
+    return round(200 * change.kept / total, 2) if total else None
 
 
 def measure_quality(generation: Generation, truth: CocoData) -> RefinementQuality:
     """Compare the labels of a generation, before and after refinement, with ground truth, image by image."""
-    quality = RefinementQuality(generation.spec.classes)
+    quality = RefinementQuality(len(generation.spec.classes))
     with CacheReader(generation) as reader:
         for image in truth.images:
             if image.id not in reader:

@@ -5,9 +5,10 @@ from typing import Any
 
 from rich.table import Table
 
+from cache.generation import Generation
 from s4m_pipeline import console
+from s4m_pipeline.refine.photos import list_unreadable
 from s4m_pipeline.refine.record import ShardRecord
-from s4m_pipeline.refine.shard import list_unreadable
 
 
 def print_session(session: ShardRecord) -> None:
@@ -24,22 +25,34 @@ def print_session(session: ShardRecord) -> None:
         )
 
 
-def print_quality(quality: Mapping[str, Any], classes: Sequence[str]) -> None:
+def print_publication(generation: Generation, publication: Mapping[str, Any]) -> None:
+    """What is known of a generation that was just published."""
+    quality = publication["quality"]
+    if "instances measured" in quality:
+        _print_quality(quality, generation.spec.classes)
+    if "held_out" in quality:
+        held_out, names = quality["held_out"], ("PQ", "SQ", "CA", "recall")
+        figures = "  ".join(f"{name} {_cell(held_out, name)}" for name in names)
+        console.result.print(f"On the validation images, percent: {figures}", soft_wrap=True)
+    console.result.print(f"{generation.name} is published.")
+
+
+def _print_quality(quality: Mapping[str, Any], classes: Sequence[str]) -> None:
     """SQ and CA before and after refinement, over all and by class, as stored with the generation."""
-
-    def cell(name: str) -> str:
-        value = quality.get(name)
-        return "-" if value is None else f"{value:.1f}"
-
     names = ("SQ before", "SQ after", "CA before", "CA after")
     table = Table("class", title="Quality of the pseudo-labels, percent")
     for name in names:
         table.add_column(name, justify="right")
-    table.add_row("all", *map(cell, names))
+    table.add_row("all", *(_cell(quality, name) for name in names))
     for label in classes:
-        table.add_row(label, *(cell(f"{name}, {label}") for name in names))
+        table.add_row(label, *(_cell(quality, f"{name}, {label}") for name in names))
     console.result.print(table)
     console.result.print(
-        f"{quality['instances measured']} instances: {cell('improved')} % improved, "
-        f"{cell('worsened')} % worsened by refinement"
+        f"{quality['instances measured']} instances: {_cell(quality, 'improved')} % improved, "
+        f"{_cell(quality, 'worsened')} % worsened by refinement"
     )
+
+
+def _cell(figures: Mapping[str, Any], name: str) -> str:
+    value = figures.get(name)
+    return "-" if value is None else f"{value:.1f}"

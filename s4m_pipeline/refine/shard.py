@@ -12,7 +12,14 @@ from cache.writer import ShardWriter
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.refine.packing import BackgroundWriter
-from s4m_pipeline.refine.photos import PhotoFiles, Unreadable, batches_by_size, load_photos, readable
+from s4m_pipeline.refine.photos import (
+    PhotoFiles,
+    Unreadable,
+    batches_by_size,
+    list_unreadable,
+    load_photos,
+    readable,
+)
 from s4m_pipeline.refine.progress import RefineProgress
 from s4m_pipeline.refine.record import ShardRecord
 from s4m_pipeline.refine.stopwatch import Stopwatch
@@ -48,7 +55,7 @@ def label_shard(
     began, watch = time.perf_counter(), labeller.stopwatch
     unreadable: list[Unreadable] = []
     num_labelled = 0
-    loaded = timed(load_photos(files, workers, pin_memory=_on_gpu(labeller)), watch, "reading")
+    loaded = timed(load_photos(files, workers, pin_memory=labeller.on_gpu), watch, "reading")
     photos = readable(loaded, unreadable.append)
     with RefineProgress(console, len(files), watch) as progress, BackgroundWriter(writer) as background:
         for batch in batches_by_size(photos, labeller.batch_size, labeller.divisor_px):
@@ -89,13 +96,6 @@ def timed(items: Iterable[Item], watch: Stopwatch, name: str) -> Iterator[Item]:
         yield item
 
 
-def list_unreadable(unreadable: Iterable[tuple[str, str]], limit: int = 10) -> str:
-    """A line for each file name and reason, the first ones only."""
-    lines = [f"  {name}: {reason}" for name, reason in unreadable]
-    more = [f"  and {len(lines) - limit} more"] if len(lines) > limit else []
-    return "\n".join([*lines[:limit], *more])
-
-
 def _too_many(unreadable: list[Unreadable], limit: int) -> str:
     names = list_unreadable((image.file_name, image.reason) for image in unreadable)
     return (
@@ -111,7 +111,3 @@ def _append_empty(writer: ShardWriter, files: PhotoFiles, unreadable: list[Unrea
         height, width = sizes[image.image_id]
         nothing = Instances.create(masks=np.zeros((0, 1, 1), np.bool_), labels=[], scores=[], pred_ious=[])
         writer.append(ImageLabels(image_id=image.image_id, height=height, width=width, instances=nothing))
-
-
-def _on_gpu(labeller: Labeller) -> bool:
-    return next(labeller.teacher.parameters()).is_cuda

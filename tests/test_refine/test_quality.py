@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks, pseudo_label_quality
+from s4m_pipeline.evaluation.pseudo_label_quality import (
+    LabelledMasks,
+    match_iou,
+    pseudo_label_quality,
+    same_class_iou,
+)
 from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
+from s4m_pipeline.evaluation.tally import ClassTallies
 
 
 def random_masks(rng: np.random.Generator, count: int) -> LabelledMasks:
@@ -20,10 +26,10 @@ def test_refinement_quality__overall_figures_equal_those_of_one_kind_alone():
     truths = [random_masks(rng, 4) for _ in range(30)]
     before = [random_masks(rng, 5) for _ in truths]
     after = [LabelledMasks(b.labels, random_masks(rng, 5).masks) for b in before]
-    quality = RefinementQuality(("a", "b"))
+    quality = RefinementQuality(2)
     for parts in zip(before, after, truths, strict=True):
         quality.add(*parts)
-    figures = quality.as_dict()
+    figures = quality.as_dict(("a", "b"))
     for name, predictions in (("before", before), ("after", after)):
         expected = pseudo_label_quality(predictions, truths)
         assert figures[f"SQ {name}"] == pytest.approx(expected.segmentation_quality, abs=0.01)
@@ -37,10 +43,29 @@ def test_refinement_quality__shares_count_noticeable_changes_only():
     before[0, :, :50] = False  # improved
     after[1, :, :50] = False  # worsened
     after[2, 0, :5] = False  # by half a percent
-    quality = RefinementQuality(("a",))
+    quality = RefinementQuality(1)
     quality.add(LabelledMasks(np.zeros(4, int), before), LabelledMasks(np.zeros(4, int), after), truth)
-    assert (quality.as_dict()["improved"], quality.as_dict()["worsened"]) == (25.0, 25.0)
+    assert (quality.as_dict(("a",))["improved"], quality.as_dict(("a",))["worsened"]) == (25.0, 25.0)
 
 
 def test_refinement_quality__of_nothing__has_no_figures():
-    assert RefinementQuality(("a",)).as_dict()["SQ after"] is None
+    assert RefinementQuality(1).as_dict(("a",))["SQ after"] is None
+
+
+def test_class_tallies__equal_figures_by_definition_and_add_up_in_any_order():
+    rng = np.random.default_rng(1)
+    pairs = [(random_masks(rng, 5), random_masks(rng, 4)) for _ in range(20)]
+    parts = []
+    for found, truth in pairs:
+        part = ClassTallies.empty(2)
+        part.add(found.labels, truth.labels, same_class_iou(found, truth))
+        parts.append(part)
+    ious = [match_iou(same_class_iou(found, truth)) for found, truth in pairs]
+    matched = [value for values in ious for value in values]
+    false_positives, false_negatives = 5 * 20 - len(matched), 4 * 20 - len(matched)
+    pq = 100 * sum(matched) / (len(matched) + false_positives / 2 + false_negatives / 2)
+    total = sum(parts, ClassTallies.empty(2)).total
+    assert total.panoptic_quality == pytest.approx(pq, abs=1e-4)
+    assert total.recall == pytest.approx(100 * len(matched) / 80)
+    assert sum(parts[::-1], ClassTallies.empty(2)).rows() == sum(parts, ClassTallies.empty(2)).rows()
+    assert ClassTallies.from_rows(parts[0].rows()).rows() == parts[0].rows()

@@ -16,7 +16,7 @@ from cache.generation import Generation
 from cache.sharding import ShardSpec
 from cache.writer import ShardWriter
 from s4m_pipeline.errors import UserError
-from s4m_pipeline.refine import encoder
+from s4m_pipeline.refine import build
 from s4m_pipeline.refine.fan_out import run_shards
 from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.sam import BatchedSam
@@ -94,7 +94,7 @@ def test_refine__unreadable_images__are_refused_beyond_the_limit_and_labelled_on
 def test_refine__stored_embeddings__spare_the_encoder_and_change_nothing(refine, tmp_path, monkeypatch):
     refine("run", "cache.embeddings=True")
     monkeypatch.setattr(BatchedSam, "_encode_batch", None)  # calling it would fail
-    monkeypatch.setattr(encoder, "open_store", lambda folder, *_: EmbeddingStore(folder))
+    monkeypatch.setattr(build, "open_store", lambda folder, *_: EmbeddingStore(folder))
     cache = tmp_path / "run/cache"
     shutil.copytree(cache, tmp_path / "first")
     shutil.rmtree(cache / "gen-0001")

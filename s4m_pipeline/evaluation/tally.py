@@ -1,0 +1,100 @@
+"""Counts from which the quality of labels is computed: exact, in whatever order they are added."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s4m_pipeline.evaluation.pseudo_label_quality import match_iou
+
+_UNIT = 1_000_000
+
+
+@dataclass
+class Tally:
+    """Counts over the labels of one class, or of several, and the figures in percent (None: 0 / 0)."""
+
+    predictions: int = 0
+    objects: int = 0
+    matches: int = 0
+    """True positives: same class, IoU above one half, one prediction per object."""
+    iou_millionths: int = 0
+    """Sum of their IoUs; whole numbers, so that no order of adding changes the sum."""
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.predictions + other.predictions,
+            self.objects + other.objects,
+            self.matches + other.matches,
+            self.iou_millionths + other.iou_millionths,
+        )
+
+    @property
+    def segmentation_quality(self) -> float | None:
+        """SQ: mean IoU of true positives."""
+        return _percent(self.iou_millionths / _UNIT, self.matches)
+
+    @property
+    def class_accuracy(self) -> float | None:
+        """CA: true positives / predictions."""
+        return _percent(self.matches, self.predictions)
+
+    @property
+    def recall(self) -> float | None:
+        """True positives / objects."""
+        return _percent(self.matches, self.objects)
+
+    @property
+    def panoptic_quality(self) -> float | None:
+        """PQ: sum of the true positives' IoUs / (TP + FP / 2 + FN / 2)."""
+        return _percent(self.iou_millionths / _UNIT, (self.predictions + self.objects) / 2)
+
+
+class ClassTallies:
+    """A tally for each class, by label."""
+
+    def __init__(self, tallies: Iterable[Tally]) -> None:
+        self.by_class = list(tallies)
+
+    @classmethod
+    def empty(cls, num_classes: int) -> "ClassTallies":
+        """Nothing counted yet."""
+        return cls(Tally() for _ in range(num_classes))
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[int]]) -> "ClassTallies":
+        """From what `rows` gave."""
+        return cls(Tally(*row) for row in rows)
+
+    def rows(self) -> list[list[int]]:
+        """As JSON: the counts of each class."""
+        return [[t.predictions, t.objects, t.matches, t.iou_millionths] for t in self.by_class]
+
+    def __add__(self, other: "ClassTallies") -> "ClassTallies":
+        return ClassTallies(a + b for a, b in zip(self.by_class, other.by_class, strict=True))
+
+    @property
+    def total(self) -> Tally:
+        """Over all classes."""
+        return sum(self.by_class, Tally())
+
+    def add(self, labels: NDArray[np.integer], truth: NDArray[np.integer], iou: NDArray[np.float64]) -> None:
+        """Count one image.
+
+        Args:
+            labels: (N,) of the predictions, by falling score.
+            truth: (M,) of the objects.
+            iou: (N, M), 0 where the labels differ.
+        """
+        for label, tally in enumerate(self.by_class):
+            rows, columns = labels == label, truth == label
+            matched = match_iou(iou[rows][:, columns])
+            tally.predictions += int(rows.sum())
+            tally.objects += int(columns.sum())
+            tally.matches += len(matched)
+            tally.iou_millionths += sum(round(_UNIT * value) for value in matched)
+
+
+def _percent(part: float, whole: float) -> float | None:
+    return 100 * part / whole if whole else None

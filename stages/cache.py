@@ -1,10 +1,10 @@
-"""`s4m cache`: look into a pseudo-label cache, check it, mend it, compare and export its generations."""
+"""`s4m cache`: look into a pseudo-label cache, check it, mend it, compare its generations, and import."""
 
 import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cache.summary import Summary
     from cache.verify import Verification
 
-app = typer.Typer(help="Inspect, check, mend, compare and export pseudo-labels.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, check, mend, compare and import pseudo-labels.", no_args_is_help=True)
 
 Root = Annotated[Path, typer.Argument(metavar="CACHE", help="The cache's folder.", show_default=False)]
 Number = Annotated[int | None, typer.Option("--generation", "-g", min=1, help="Number of a generation.")]
@@ -147,28 +147,6 @@ def gc(
     for path in removed:
         console.result.print(f"removed {path}", markup=False)
     console.result.print(f"{len(removed)} folders removed.")
-
-
-@app.command()
-def export(
-    root: Root,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)],
-    generation: Number = None,
-    to: Annotated[Literal["coco"], typer.Option("--to", help="Format.")] = "coco",
-    images: Annotated[
-        Path | None, typer.Option(help="COCO JSON of the images, for their file names.", show_default=False)
-    ] = None,
-) -> None:
-    """Write a generation (by default the current one) as COCO instance annotations."""
-    from cache.coco import export_coco, read_file_names
-    from cache.generation import Generation
-    from cache.reader import CacheReader
-
-    names = read_file_names(images) if images else None
-    reader = CacheReader(Generation(root, generation)) if generation else CacheReader.current(root)
-    with reader:
-        count = export_coco(reader, output, names)
-    console.result.print(f"{output}: {count} annotations of {len(reader)} images", markup=False)
 
 
 @app.command("import")

@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "export": Command("stages.export:app", "Hand weights and pseudo-labels to other programs."),
     "report": Command("stages.report:app", "Show what a network has learnt."),
-    "cache": Command("stages.cache:app", "Inspect, check, mend and convert a pseudo-label cache."),
+    "cache": Command("stages.cache:app", "Inspect, check and mend a pseudo-label cache, and import labels."),
     "bench": Command("stages.bench:bench", "Time our paths against their alternatives."),
 }
 

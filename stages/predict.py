@@ -72,12 +72,12 @@ def predict(
 
 
 def _prepare(folder: Path) -> Path:
-    """Make the folder, and refuse one with the predictions of an earlier run."""
+    """Make the folder, and refuse one where anything might be overwritten."""
     from s4m_pipeline.predict.results import PREDICTIONS
 
-    if (folder / PREDICTIONS).exists():
+    if found := [name for name in (PREDICTIONS, PICTURES) if (folder / name).exists()]:
         raise UserError(
-            f"{folder} holds the predictions of an earlier run.\nRemove it, or name another one with --out."
+            f"{folder} holds {' and '.join(found)} already.\nRemove them, or name another folder with --out."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,9 @@ from s4m_pipeline.ops import stand_in_for_missing_ops
 MODULES = (
     "s4m_pipeline.engine.dataset",
     "s4m_pipeline.engine.optim",
+    "s4m_pipeline.engine.pseudo_labels",
     "s4m_pipeline.engine.seeding",
+    "s4m_pipeline.engine.two_branches",
     "s4m_pipeline.evaluation.metric",
     "s4m_pipeline.models.distilled",
     "s4m_pipeline.models.mask2former",

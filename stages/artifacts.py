@@ -20,6 +20,7 @@ TEACHER = "teacher"
 STUDENT = "student"
 CACHE = "cache"
 WEIGHTS = "weights.safetensors"
+GENERATIONS = "generations.jsonl"
 
 _PACKAGES = (
     "s4m-pipeline",

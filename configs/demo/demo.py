@@ -31,6 +31,20 @@ teacher = dict(
     checkpoint_every=50,
     log_every=20,
 )
+student = dict(
+    iterations=600,
+    batch_size=8,
+    unlabeled_batch_size=8,
+    workers=0,
+    burn_in=200,
+    refresh_every=200,
+    ema=0.99,
+    init_from="{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors",
+    validate_every=200,
+    checkpoint_every=50,
+    log_every=20,
+    arp=dict(min_area_px=30),
+)
 sam = dict(model="nano")
 sd = dict(enabled=False, points=16)
 refine = dict(nms_iou=0.5, ground_truth="train.json")

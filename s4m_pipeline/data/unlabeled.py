@@ -16,6 +16,8 @@ class UnlabeledImages:
     """Images to be pseudo-labelled."""
 
     source: Path
+    images_root: Path
+    """Folder that the file names of a JSON are relative to."""
     images: tuple[CocoImage, ...]
     """In id order; a file whose header cannot be read has the size 0 x 0."""
     digest: str
@@ -41,9 +43,11 @@ def load_unlabeled(source: Path, images_root: Path) -> UnlabeledImages:
         )
     if source.is_dir():
         images = _of_folder(source)
-        return UnlabeledImages(source, images, _digest(images), None)
+        return UnlabeledImages(source, images_root, images, _digest(images), None)
     data = load_coco(source, images_root, labelled=False)
-    return UnlabeledImages(source, data.images, _digest(data.images), data if data.usable else None)
+    return UnlabeledImages(
+        source, images_root, data.images, _digest(data.images), data if data.usable else None
+    )
 
 
 def _of_folder(folder: Path) -> tuple[CocoImage, ...]:

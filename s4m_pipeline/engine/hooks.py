@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, master_only
@@ -176,7 +176,7 @@ class StopOnSignal(Hook):
             runner.call_hook("after_val_epoch", metrics={})
             self._stop_if_asked(runner, runner.iter)
 
-    def leave(self) -> None:
+    def leave(self) -> NoReturn:
         """Raise `Interrupted` for the signal received; all ranks together, when everything is saved."""
         raise Interrupted(self._asked())
 

@@ -14,8 +14,9 @@ class GenerationLog:
 
     On several devices all ranks keep it, and rank 0 writes it.
 
-    Its lines are dicts with `step`, `generation` (the one in use from that step on), `decision` ("taken",
-    "warned", "rejected") and what the cache knows about the labels decided on, so that it outlives them.
+    Its lines are dicts with `step`, `made` (the generation decided on), `decision` ("taken", "warned",
+    "rejected"), `generation` (the one in use from that step on), and `quality` and `statistics` of the one
+    decided on, which may be gone from the cache long before this line.
 
     Args:
         path: the file; it need not exist.
@@ -47,9 +48,11 @@ class GenerationLog:
             self.entries = kept
             self._write()
 
-    def record(self, step: int, generation: int, decision: str, **about: Any) -> None:
+    def record(self, step: int, generation: int, decision: str, *, made: int, **about: Any) -> None:
         """Add a line."""
-        self.entries.append({"step": step, "generation": generation, "decision": decision, **about})
+        self.entries.append(
+            {"step": step, "generation": generation, "decision": decision, "made": made, **about}
+        )
         self._write()
 
     def _write(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from mmengine.dist import barrier
 from mmengine.hooks import Hook
@@ -12,22 +12,14 @@ from cache.generations import collect_garbage, current_number
 from s4m_pipeline.engine.distributed import on_first_rank
 from s4m_pipeline.engine.hooks import MetricsHook, StopOnSignal, save_now
 from s4m_pipeline.options.student import StudentOptions
+from s4m_pipeline.refine.gate import Outcome
 from s4m_pipeline.student.generations import GenerationLog
-
-
-class Decision(NamedTuple):
-    """What became of a new generation."""
-
-    word: str
-    """ "taken", "warned" or "rejected"."""
-    about: dict[str, Any]
-    """Its quality and statistics."""
 
 
 class LabelMaker(Protocol):
     """Labels all unlabelled images with the averaged weights of a checkpoint, and publishes them or not."""
 
-    def __call__(self, checkpoint: Path, number: int, stop: Callable[[], bool]) -> Decision | None:
+    def __call__(self, checkpoint: Path, number: int, stop: Callable[[], bool]) -> Outcome | None:
         """Make the generation `number`, or go on with it; None if `stop` came first, on all ranks alike."""
 
 
@@ -93,20 +85,22 @@ class TakeLabels(Hook):
         number = self.log.first + 1 + (step - max(self.options.burn_in, 1)) // self.options.refresh_every
         with metrics.not_training():
             checkpoint = Path(runner.work_dir, f"iter_{step}.pth")
-            decision = self.make(checkpoint, number, lambda: bool(stop.received))
-            if decision is None:
+            outcome = self.make(checkpoint, number, lambda: bool(stop.received))
+            if outcome is None:
                 stop.leave()
-            self._record(step, number if decision.word != "rejected" else self.log.latest, decision)
+            self._record(step, number, outcome)
 
     def _look_for_published(self, runner: Any, step: int) -> None:
         newest = on_first_rank(lambda: current_number(self.root))
         if newest > self.log.latest:
             save_now(runner, step)
-            published = on_first_rank(lambda: Generation(self.root, newest).published())
-            self._record(step, newest, Decision("taken", dict(published or {})))
+            publication = on_first_rank(lambda: Generation(self.root, newest).published())
+            assert publication is not None  # it is current
+            self._record(step, newest, Outcome.of_published(publication))
 
-    def _record(self, step: int, generation: int, decision: Decision) -> None:
-        self.log.record(step, generation, decision.word, **decision.about)
+    def _record(self, step: int, made: int, outcome: Outcome) -> None:
+        in_use = self.log.latest if outcome.word == "rejected" else made
+        self.log.record(step, in_use, outcome.word, made=made, **outcome.about)
         on_first_rank(lambda: collect_garbage(self.root, self.options.keep_generations))
 
     def _tell_loader(self, runner: Any) -> None:

@@ -1,0 +1,67 @@
+"""A refresh, as part of training: refine with the student's averaged weights, shared out among the ranks."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, barrier, get_dist_info
+
+from cache.generation import Generation
+from cache.sharding import ShardSpec
+from s4m_pipeline.engine.distributed import on_first_rank
+from s4m_pipeline.options.experiment import Options
+from s4m_pipeline.refine.gate import Outcome
+from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
+from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
+
+
+class RefineLabels:
+    """Makes generations of labels as `s4m refine` does, with the same settings; a `LabelMaker`.
+
+    Every rank labels a shard or more. A generation that a killed training left half-made is gone on with, in
+    the shards that it was begun with.
+
+    Args:
+        options: the experiment's.
+        config: the whole config.
+        root: the cache.
+    """
+
+    def __init__(self, options: Options, config: Mapping[str, Any], root: Path) -> None:
+        self.options = options
+        self.config = config
+        self.root = root
+        self.inputs: RefineInputs | None = None
+
+    def __call__(self, checkpoint: Path, number: int, stop: Callable[[], bool]) -> Outcome | None:
+        """Label with the checkpoint's averaged weights; None if a rank was asked to stop.
+
+        Raises:
+            UserError, CacheError: as `s4m refine`.
+        """
+        if self.inputs is None:
+            self.inputs = load_inputs(self.options, self.config, checkpoint)
+        self.inputs = inputs = self.inputs.with_weights(checkpoint)
+        rank, ranks = get_dist_info()
+        generation = Generation(self.root, number)
+        on_first_rank(lambda: _begin(inputs, generation, ranks))
+        complete = True
+        for index in range(rank, generation.spec.num_shards, ranks):
+            shard = ShardSpec(index + 1, generation.spec.num_shards)
+            complete = complete and label_shard_of(inputs, generation, shard, stop=stop)
+        if not _on_all_ranks(complete):
+            return None
+        barrier()
+        return on_first_rank(lambda: publish_if_complete(inputs, generation))
+
+
+def _begin(inputs: RefineInputs, generation: Generation, ranks: int) -> None:
+    begun = generation.spec.num_shards if generation.path.exists() else ranks
+    begin_generation(inputs, generation.root, generation.number, begun)
+
+
+def _on_all_ranks(value: bool) -> bool:
+    smallest = torch.tensor(int(value))
+    all_reduce(smallest, "min")
+    return bool(smallest)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.dataset import BaseDataset
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS
@@ -21,18 +20,43 @@ _IMAGE_STREAM, _STEP_STREAM = 0, 1
 
 
 class Draw(NamedTuple):
-    """One image to be loaded: its place in the data set and the key of its augmentation."""
+    """One image to be loaded."""
 
     place: int
+    """In the data set."""
     key: tuple[int, ...]
+    """Decides its augmentation."""
+    generation: int | None = None
+    """Number of the pseudo-labels to be read; None for a data set with labels of its own."""
+
+
+def hash_key(*key: int) -> int:
+    """A seed of 32 bits from any non-negative numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def seed_all(*key: int) -> None:
     """Seed Python's, NumPy's and torch's global generators with a hash of `key` (non-negative numbers)."""
-    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    seed = hash_key(*key)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def shuffled_draws(
+    size: int, shuffle_seed: int, key: tuple[int, ...], *, start: int = 0, step: int = 1
+) -> Iterator[Draw]:
+    """Endless passes over `size` images in changing order: every `step`-th draw from position `start` on.
+
+    Args:
+        shuffle_seed: decides the order of every pass.
+        key: of the stream; a draw's own key is this and its position.
+    """
+    generator = torch.Generator().manual_seed(shuffle_seed)
+    passes = (torch.randperm(size, generator=generator).tolist() for _ in itertools.count())
+    draws = enumerate(itertools.chain.from_iterable(passes))
+    for position, place in itertools.islice(draws, start, None, step):
+        yield Draw(place, (*key, position))
 
 
 @DATA_SAMPLERS.register_module()
@@ -51,10 +75,9 @@ class SeededSampler(Sampler[Draw]):
         self.skipped = 0
 
     def __iter__(self) -> Iterator[Draw]:
-        draws = enumerate(self._indices())
-        own = itertools.islice(draws, self.rank + self.skipped * self.world_size, None, self.world_size)
-        for position, index in own:
-            yield Draw(index, (self.seed, _IMAGE_STREAM, position))
+        start = self.rank + self.skipped * self.world_size
+        key = (self.seed, _IMAGE_STREAM)
+        return shuffled_draws(self.size, self.seed, key, start=start, step=self.world_size)
 
     def __len__(self) -> int:
         return self.size
@@ -63,22 +86,17 @@ class SeededSampler(Sampler[Draw]):
         """Start after this rank's first `num_samples` draws; mmengine's loop calls it on resuming."""
         self.skipped = num_samples
 
-    def _indices(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed)
-        while True:
-            yield from torch.randperm(self.size, generator=generator).tolist()
-
 
 @DATASETS.register_module()
 class SeededDataset(Dataset):
     """A data set whose augmentation is decided by the draw's key instead of by a worker's history.
 
     Args:
-        dataset: config of the data set that is wrapped.
+        dataset: config of the data set that is wrapped; draws with a generation need one of pseudo-labels.
     """
 
     def __init__(self, dataset: dict) -> None:
-        self.dataset: BaseDataset = DATASETS.build(dataset)
+        self.dataset: Any = DATASETS.build(dataset)
 
     @property
     def metainfo(self) -> dict:
@@ -90,6 +108,8 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> Any:
         seed_all(*draw.key)
+        if draw.generation is not None:
+            self.dataset.use_generation(draw.generation)
         return self.dataset[draw.place]
 
 

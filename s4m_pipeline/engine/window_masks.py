@@ -1,0 +1,197 @@
+"""Instance masks that stay packed through the geometric augmentation of an image."""
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import mmcv
+import numpy as np
+import numpy.typing as npt
+import torch
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BaseInstanceMasks
+from torch import Tensor
+
+from cache.masks import Masks
+
+
+class WindowMasks(BaseInstanceMasks):
+    """Bit-packed masks of one image under resize, crop, flip and pad; equal to mmdet's `BitmapMasks`.
+
+    Each of these operations moves whole rows and columns. So what is kept is the packed masks and, for every
+    row and column of the augmented image, the one that it is copied from; an operation on the masks is the
+    same operation on these two lists. Pixels are looked at when boxes, areas or masks are first asked for, of
+    each instance only those inside its own box and inside the crop, and are packed again: the augmented image
+    is never filled with masks before the training process asks for them.
+
+    It is also packed that the masks come from a loader's process: some kilobytes, where dense masks take
+    megabytes of the shared memory that all prefetched batches have to fit into.
+
+    Args:
+        masks: M packed masks.
+        height: of the image, in pixels.
+        width: likewise.
+    """
+
+    def __init__(self, masks: Masks, height: int, width: int) -> None:
+        self._masks = masks
+        self._rows: npt.NDArray[np.int32] = np.arange(height, dtype=np.int32)
+        self._columns: npt.NDArray[np.int32] = np.arange(width, dtype=np.int32)
+        self._moved = False  # whether rows and columns say anything
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WindowMasks, (self.packed(), self.height, self.width)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __repr__(self) -> str:
+        return f"WindowMasks(num_masks={len(self)}, height={self.height}, width={self.width})"
+
+    @property
+    def height(self) -> int:
+        """Of the augmented image, in pixels."""
+        return len(self._rows)
+
+    @property
+    def width(self) -> int:
+        """Of the augmented image, in pixels."""
+        return len(self._columns)
+
+    def __getitem__(self, index: Any) -> "WindowMasks":
+        """The masks at some positions: one number, several, a slice, or where a bool array is true."""
+        chosen = np.atleast_1d(np.arange(len(self))[index])
+        return self._derive(self._masks.select(chosen), self._rows, self._columns, moved=self._moved)
+
+    def resize(self, out_shape: Sequence[int], interpolation: str = "nearest") -> "WindowMasks":
+        """To `out_shape` (height, width); only with the nearest pixel."""
+        if interpolation != "nearest":
+            raise NotImplementedError(f"masks are resized with 'nearest', not {interpolation!r}")
+        height, width = out_shape
+        # The lists are resized as images are, so that the rule of which pixel is nearest is mmcv's own.
+        rows = mmcv.imresize(self._rows[:, None], (1, height), interpolation="nearest")
+        columns = mmcv.imresize(self._columns[None], (width, 1), interpolation="nearest")
+        return self._derive(self._masks, rows.reshape(height), columns.reshape(width))
+
+    def rescale(self, scale: float | tuple[int, int], interpolation: str = "nearest") -> "WindowMasks":
+        """By a factor, or to the largest size of the same aspect ratio within `scale`."""
+        width, height = mmcv.rescale_size((self.width, self.height), scale)
+        return self.resize((height, width), interpolation)
+
+    def flip(self, flip_direction: str = "horizontal") -> "WindowMasks":
+        """In "horizontal", "vertical" or "diagonal" (both) direction."""
+        if flip_direction not in ("horizontal", "vertical", "diagonal"):
+            raise ValueError(f"unknown direction {flip_direction!r}")
+        rows = self._rows if flip_direction == "horizontal" else self._rows[::-1]
+        columns = self._columns if flip_direction == "vertical" else self._columns[::-1]
+        return self._derive(self._masks, rows, columns)
+
+    def pad(self, out_shape: Sequence[int], pad_val: int = 0) -> "WindowMasks":
+        """To `out_shape` (height, width), with pixels of no mask below and on the right."""
+        if pad_val != 0:
+            raise NotImplementedError(f"masks are padded with 0, not {pad_val}")
+        below, right = out_shape[0] - self.height, out_shape[1] - self.width
+        rows = np.pad(self._rows, (0, below), constant_values=-1)
+        columns = np.pad(self._columns, (0, right), constant_values=-1)
+        return self._derive(self._masks, rows, columns)
+
+    def crop(self, bbox: npt.NDArray[Any]) -> "WindowMasks":
+        """To the box (x0, y0, x1, y1), clipped to the image, ends exclusive; a pixel at least."""
+        x0, x1 = np.clip(bbox[0::2], 0, self.width).astype(int).tolist()
+        y0, y1 = np.clip(bbox[1::2], 0, self.height).astype(int).tolist()
+        return self._derive(
+            self._masks, self._rows[y0 : max(y1, y0 + 1)], self._columns[x0 : max(x1, x0 + 1)]
+        )
+
+    def packed(self) -> Masks:
+        """The masks in the augmented image, packed."""
+        if self._moved:
+            moved = _copy_pixels(self._masks, self._rows, self._columns)
+            self.__init__(moved, self.height, self.width)  # type: ignore[misc]
+        return self._masks
+
+    @property
+    def areas(self) -> npt.NDArray[np.int64]:
+        """Pixels of each mask, int64 (M,)."""
+        return self.packed().areas
+
+    def get_bboxes(self, dst_type: Any = "hbox") -> HorizontalBoxes:
+        """The smallest boxes around the masks, (M, 4) x0, y0, x1, y1, ends exclusive; 0 without pixels."""
+        if dst_type not in ("hbox", HorizontalBoxes):
+            raise NotImplementedError(f"boxes are horizontal, not {dst_type!r}")
+        return HorizontalBoxes(self.packed().boxes[:, [1, 0, 3, 2]].astype(np.float32))
+
+    @property
+    def masks(self) -> npt.NDArray[np.uint8]:
+        """As `to_ndarray`."""
+        return self.to_ndarray()
+
+    def to_ndarray(self) -> npt.NDArray[np.uint8]:
+        """A new array (M, height, width) of 0 and 1."""
+        return self._dense().view(np.uint8)
+
+    def to_tensor(self, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+        """(M, height, width) on a device; the copy to it is of bool."""
+        return torch.from_numpy(self._dense()).to(device).to(dtype)
+
+    def crop_and_resize(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not supported."""
+        _refuse("crop_and_resize")
+
+    def expand(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not supported."""
+        _refuse("expand")
+
+    def translate(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not supported."""
+        _refuse("translate")
+
+    def shear(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not supported."""
+        _refuse("shear")
+
+    def rotate(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not supported."""
+        _refuse("rotate")
+
+    @classmethod
+    def cat(cls, masks: Any) -> NoReturn:
+        """Not supported."""
+        _refuse("cat")
+
+    def _derive(
+        self,
+        masks: Masks,
+        rows: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.int32],
+        moved: bool = True,
+    ) -> "WindowMasks":
+        derived = WindowMasks(masks, 0, 0)
+        derived._rows, derived._columns, derived._moved = rows, columns, moved
+        return derived
+
+    def _dense(self) -> npt.NDArray[np.bool_]:
+        return self.packed().dense((0, 0, self.height, self.width))
+
+
+def _copy_pixels(masks: Masks, rows: npt.NDArray[np.int32], columns: npt.NDArray[np.int32]) -> Masks:
+    """Masks of an image whose pixel (y, x) is that at (rows[y], columns[x]), and none where one is -1.
+
+    Both lists rise or fall throughout, but for -1 at their ends: what lies in a box stays together.
+    """
+    boxes, bits = [np.zeros((0, 4), np.int32)], [np.zeros(0, np.uint8)]
+    for (y0, x0, y1, x1), crop in zip(masks.boxes.tolist(), masks.crops(), strict=True):
+        inside_y = np.flatnonzero((rows >= y0) & (rows < y1))
+        inside_x = np.flatnonzero((columns >= x0) & (columns < x1))
+        pixels = crop.take(rows[inside_y] - y0, axis=0).take(columns[inside_x] - x0, axis=1)
+        piece = Masks.from_dense(pixels[None])
+        found = piece.bits.size > 0
+        boxes.append(piece.boxes + np.int32([inside_y[0], inside_x[0]] * 2) if found else piece.boxes)
+        bits.append(piece.bits)
+    return Masks(np.concatenate(boxes), np.concatenate(bits))
+
+
+def _refuse(operation: str) -> NoReturn:
+    raise NotImplementedError(
+        f"pseudo-labels cannot {operation}: of the geometric transforms only resize, crop, flip and pad are "
+        "supported in the pipeline of the unlabelled images"
+    )

@@ -31,6 +31,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "doctor": Command(
+        "stages.doctor:doctor", "Check installation, machine or experiment, and say what mends it."
+    ),
     "data": Command("stages.data:app", "Make, check and split data sets in COCO format."),
     "init": Command("stages.init:init", "Write an experiment for your own images and labels."),
     "pretrain-teacher": Command(

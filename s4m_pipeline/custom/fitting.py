@@ -2,9 +2,9 @@
 
 The estimate of memory is arithmetic, not a measurement on a GPU. Counted on the CPU (256, 384, 512 px), one
 training image of c x c pixels with ten instances keeps 0.40 GB + 5.9 kB x c^2 for the backward pass of
-Mask2Former with ResNet-50 in fp32; mixed precision is taken as 0.65 of that. Weights, gradients and AdamW's
-two moments are 16 bytes for each of 44 million weights, the average 4; a gigabyte is left to the driver, and a
-tenth of the memory stays free. A step of the student holds labelled and unlabelled images together.
+Mask2Former with ResNet-50 in fp32; mixed precision is taken as 0.65 of that. Weights, gradients and the two
+moments of AdamW are 16 bytes for each of 44 million weights, the average 4; a gigabyte is left to the driver,
+and a tenth of the memory stays free. A step of the student holds labelled and unlabelled images together.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,78 @@
+"""All checks in order, each apart from the others."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s4m_pipeline.doctor import machine, packages
+from s4m_pipeline.doctor.finding import Finding, run_check
+from s4m_pipeline.doctor.probe import Import, probe
+
+if TYPE_CHECKING:
+    from s4m_pipeline.doctor.experiment import Experiment
+
+_NVIDIA_DEVICES = (Path("/dev/nvidia0"), Path("/dev/dxg"), Path("/proc/driver/nvidia/version"))
+
+
+def diagnose(work_dir: Path, config: Path | None = None, overrides: Sequence[str] = ()) -> list[Finding]:
+    """Look at the installation and the machine and, where one is given, at an experiment.
+
+    What may be broken is imported into another process first.
+
+    Args:
+        work_dir: folder of the results; need not exist.
+        config: the experiment's config, with `overrides` on top.
+    """
+    imports = probe()
+    nvidia_device = any(path.exists() for path in _NVIDIA_DEVICES)
+    findings = [
+        *run_check("Python", packages.check_python),
+        *run_check("torch", partial(packages.check_torch, imports)),
+        *run_check("GPU", partial(packages.check_cuda, imports["torch"], nvidia_device)),
+        *run_check("packages", partial(packages.check_imports, imports)),
+        *run_check("mmcv operators", partial(packages.check_ops, imports)),
+        *run_check("clashes", packages.check_clashes),
+    ]
+    needed_disk = needed_shared = None
+    if config is not None:
+        found, experiment = _read(config, overrides, imports)
+        findings += found
+        if experiment is not None:
+            findings += _check(experiment)
+            needed_disk, needed_shared = _needs(experiment)
+    return [
+        *findings,
+        *run_check("work folder", partial(machine.check_file_system, work_dir)),
+        *run_check("disk", partial(machine.check_disk, work_dir, needed_disk)),
+        *run_check("shared memory", partial(machine.check_shared_memory, needed_shared)),
+        *run_check("open files", machine.check_open_files),
+    ]
+
+
+def _read(
+    config: Path, overrides: Sequence[str], imports: Mapping[str, Import]
+) -> tuple[list[Finding], "Experiment | None"]:
+    broken = [name for name in ("torch", "mmengine", "mmcv", "sam2") if imports[name].error]
+    if broken:
+        return [Finding("config", "warn", f"not checked: mend {', '.join(broken)} first")], None
+    from s4m_pipeline.doctor.experiment import check_config
+
+    return check_config(config, overrides)
+
+
+def _check(experiment: "Experiment") -> list[Finding]:
+    from s4m_pipeline.doctor import experiment as checks
+
+    return [
+        *run_check("data", partial(checks.check_data, experiment)),
+        *run_check("SAM 2 weights", partial(checks.check_sam, experiment)),
+        *run_check("init_from", partial(checks.check_init_from, experiment)),
+        *run_check("tensorboard", partial(checks.check_tensorboard, experiment)),
+    ]
+
+
+def _needs(experiment: "Experiment") -> tuple[int, int]:
+    from s4m_pipeline.doctor.experiment import disk_bytes, shared_bytes
+
+    return disk_bytes(experiment), shared_bytes(experiment)

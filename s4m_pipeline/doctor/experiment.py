@@ -1,0 +1,215 @@
+"""Checks of one experiment: its config, data, weights, and what it will need of disk and shared memory."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from s4m_pipeline.doctor.finding import Finding, first_line
+from s4m_pipeline.errors import UserError
+from s4m_pipeline.options.experiment import Options, load_experiment
+from s4m_pipeline.options.groups import TrainOptions
+
+GB = 10**9
+LABEL_BYTES = 15_000
+"""Of one image's labels in the cache: two masks for each of about twenty instances (docs/cache.md)."""
+EMBEDDING_BYTES = 8 * 2**20
+LARGEST_READ_BYTES = 200_000_000
+"""Larger JSON files are only looked for: reading them takes too long for a glance."""
+_PREFETCHED = 2
+"""Batches that each loader process keeps ready, torch's default."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config that could be read."""
+
+    path: Path
+    options: Options
+    parts: dict[str, Any]
+
+
+def check_config(path: Path, overrides: Sequence[str]) -> tuple[list[Finding], Experiment | None]:
+    """Read the config; without it nothing else of the experiment can be checked."""
+    try:
+        options, parts = load_experiment(path, overrides)
+    except UserError as error:
+        text = "; ".join(line.strip() for line in str(error).splitlines())
+        return [Finding("config", "fix", text, f"${{EDITOR:-vi}} {path}")], None
+    return [Finding("config", "ok", str(path))], Experiment(path, options, parts)
+
+
+def check_data(experiment: Experiment) -> Iterator[Finding]:
+    """The data set's folders and JSON files are where the config says, and fit together."""
+    data = experiment.options.data
+    root = Path(data.root).expanduser()
+    if not root.is_dir():
+        text = f"data.root: no folder {root.absolute()}"
+        yield Finding("data", "fix", text, f"s4m doctor {experiment.path} --set data.root=/where/it/is")
+        return
+    sets = [("labeled", data.labeled, data.train_images), ("val", data.val, data.val_images)]
+    sets += [(n, a, i) for n, a, i in (("test", data.test, data.test_images),) if a and i]
+    sets += [("unlabeled", data.unlabeled, data.train_images)] if data.unlabeled else []
+    for name, annotations, images in sets:
+        yield _check_set(f"data.{name}", data.path(annotations), data.path(images))
+    if data.unlabeled is None:
+        text = "data.unlabeled is not set: the experiment ends with the teacher"
+        command = f"s4m data split {data.path(data.labeled)} --percent 10 --out {root / 'split'}"
+        yield Finding("data.unlabeled", "warn", text, command)
+
+
+def _check_set(name: str, source: Path, images: Path) -> Finding:
+    if name == "data.unlabeled" and source.is_dir():
+        return Finding(name, "ok", f"folder {source}")
+    if not source.is_file():
+        made_by_split = name in ("data.labeled", "data.unlabeled")
+        command = (
+            f"s4m data split ALL.json --percent 10 --out {source.parent}"
+            if made_by_split
+            else f"ls {source.parent}"
+        )
+        return Finding(name, "fix", f"no file {source}", command)
+    if not images.is_dir():
+        return Finding(name, "fix", f"no image folder {images}", f"ls {images.parent}")
+    if source.stat().st_size > LARGEST_READ_BYTES:
+        return Finding(name, "ok", f"{source} (not read: large)")
+    check = f"s4m data check {source} --images {images}"
+    try:
+        listed = [entry["file_name"] for entry in json.loads(source.read_bytes())["images"]]
+    except (ValueError, KeyError, TypeError) as error:
+        return Finding(
+            name, "fix", f"{source} is no COCO JSON ({type(error).__name__}: {first_line(error)})", check
+        )
+    absent = [file_name for file_name in listed[:100] if not (images / str(file_name)).is_file()]
+    if absent:
+        text = (
+            f"{source}: images that are not in {images}: {absent[0]} and {len(absent) - 1} of the first 100"
+        )
+        return Finding(name, "fix", text, check)
+    return Finding(name, "ok", f"{source}: {len(listed)} images")
+
+
+def check_sam(experiment: Experiment) -> Iterator[Finding]:
+    """SAM 2's weights are here, or will be downloaded."""
+    sam = experiment.options.sam
+    if experiment.options.refine.prompt is None and not experiment.options.sd.enabled:
+        yield Finding("SAM 2 weights", "ok", "not used by this config")
+    elif sam.model == "nano":
+        yield Finding("SAM 2 weights", "ok", "nano, which is shipped")
+    elif sam.model.endswith((".pt", ".safetensors")):
+        if Path(sam.model).is_file():
+            yield Finding("SAM 2 weights", "ok", sam.model)
+        else:
+            text = f"sam.model: no file {sam.model}"
+            yield Finding("SAM 2 weights", "fix", text, f"s4m doctor {experiment.path} --set sam.model=nano")
+    else:
+        yield _check_hub(sam.model, Path(sam.weights_dir))
+
+
+def _check_hub(model: str, weights_dir: Path) -> Finding:
+    from huggingface_hub import try_to_load_from_cache
+
+    from s4m_pipeline.sam.loader import HF_MODEL_ID_TO_FILENAMES
+
+    name = "SAM 2 weights"
+    if model not in HF_MODEL_ID_TO_FILENAMES:
+        text = f"sam.model: unknown name {model!r}; known: nano, {', '.join(HF_MODEL_ID_TO_FILENAMES)}"
+        return Finding(name, "fix", text, "s4m doctor CONFIG --set sam.model=nano")
+    file_name = HF_MODEL_ID_TO_FILENAMES[model][1]
+    cached = try_to_load_from_cache(model, file_name)
+    if (weights_dir / file_name).is_file():
+        return Finding(name, "ok", str(weights_dir / file_name))
+    if isinstance(cached, str):
+        return Finding(name, "ok", cached)
+    text = f"{file_name} is not in {weights_dir.absolute()} nor in the hub cache: downloaded at first use"
+    return Finding(name, "warn", text, f"hf download {model} {file_name} --local-dir {weights_dir}")
+
+
+def check_init_from(experiment: Experiment) -> Iterator[Finding]:
+    """Initial weights of teacher and student are here, or will be downloaded."""
+    trainings = {"teacher": experiment.options.teacher, "student": experiment.options.student}
+    for stage, training in trainings.items():
+        start = training.init_from if training else None
+        if start is None:
+            continue
+        name = f"{stage}.init_from"
+        if not start.startswith("torchvision://"):
+            if Path(start).is_file():
+                yield Finding(name, "ok", start)
+            else:
+                command = f"s4m doctor {experiment.path} --set {name}=none"
+                yield Finding(name, "fix", f"no file {start}", command)
+            continue
+        network = start.removeprefix("torchvision://")
+        if found := sorted(_torch_checkpoints().glob(f"{network}-*.pth")):
+            yield Finding(name, "ok", str(found[0]))
+        else:
+            text = f"{start} is not in {_torch_checkpoints()}: it is downloaded at first use"
+            command = f"python -c \"import torchvision; torchvision.models.{network}(weights='DEFAULT')\""
+            yield Finding(name, "warn", text, command)
+
+
+def _torch_checkpoints() -> Path:
+    """Where torch keeps downloaded weights (`torch.hub.get_dir`, without importing torch)."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
+
+
+def disk_bytes(experiment: Experiment) -> int:
+    """What the experiment will write: checkpoints of each training, generations of labels, embeddings.
+
+    A checkpoint holds 20 bytes for each weight (itself, its average, AdamW's moments, and some air); the number
+    of weights is judged by the backbone: 44 million with a ResNet-50, a million in the demo's network.
+    """
+    options = experiment.options
+    weights = 1_000_000 if experiment.parts["model"]["backbone"].get("base_channels", 64) < 64 else 44_000_000
+    trainings: list[TrainOptions] = [t for t in (options.teacher, options.student) if t]
+    checkpoints = sum(20 * weights * (training.keep_checkpoints + 2) for training in trainings)
+    images = _num_unlabeled(experiment)
+    generations = options.student.keep_generations if options.student else 1
+    labels = images * LABEL_BYTES * generations
+    embeddings = images * EMBEDDING_BYTES if options.cache.embeddings else 0
+    return checkpoints + labels + min(embeddings, int(options.cache.embeddings_gb * GB))
+
+
+def _num_unlabeled(experiment: Experiment) -> int:
+    """Number of unlabelled images; a JSON too large to read is counted by its size."""
+    data = experiment.options.data
+    source = data.path(data.unlabeled) if data.unlabeled else None
+    if source is None or not source.exists():
+        return 0
+    if source.is_dir():
+        return sum(1 for path in source.rglob("*") if path.is_file())
+    if source.stat().st_size > LARGEST_READ_BYTES:
+        return source.stat().st_size // 100  # bytes of an image's entry at least
+    try:
+        return len(json.loads(source.read_bytes())["images"])
+    except (ValueError, KeyError, TypeError):  # reported by check_data
+        return 0
+
+
+def shared_bytes(experiment: Experiment) -> int:
+    """Images of 3 bytes a pixel in all batches that the loader processes of a training keep ready."""
+    options = experiment.options
+    steps = [options.teacher.batch_size * options.teacher.workers]
+    if options.student:
+        student = options.student
+        steps.append((student.batch_size + student.unlabeled_batch_size) * student.workers)
+    return max(steps) * _PREFETCHED * 3 * _training_pixels(experiment.parts["train_pipeline"])
+
+
+def _training_pixels(pipeline: Sequence[Mapping[str, Any]]) -> int:
+    """Pixels of a training image: of the crop, else of the largest scale, else a megapixel."""
+    sizes = [step["crop_size"] for step in pipeline if "crop_size" in step]
+    sizes = sizes or [step["scale"] for step in pipeline if "scale" in step]
+    return max((height * width for height, width in sizes), default=1024 * 1024)
+
+
+def check_tensorboard(experiment: Experiment) -> Iterator[Finding]:
+    """TensorBoard is installed where it is asked for."""
+    if experiment.options.teacher.tensorboard and find_spec("tensorboard") is None:
+        text = "teacher.tensorboard is on, but TensorBoard is not installed"
+        yield Finding("tensorboard", "fix", text, "pip install 's4m-pipeline[tensorboard]'")

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from s4m_pipeline.data.coco import CocoImage
 from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.registry import register_all
 
 
 class Photo(NamedTuple):
@@ -52,6 +53,7 @@ class PhotoFiles(Dataset[Photo | Unreadable]):
                 f"image), found {pipeline[0].get('type') if pipeline else 'nothing'}."
             )
         self.images = images
+        register_all()  # the pipeline names transforms
         self._transform = Compose(list(pipeline[1:]))
 
     def __len__(self) -> int:

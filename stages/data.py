@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from s4m_pipeline.data.findings import Findings
 
 app = typer.Typer(help="Make, check and split data sets in COCO format.", no_args_is_help=True)
+convert_app = typer.Typer(help="Turn a data set's own annotations into COCO JSON.", no_args_is_help=True)
+miniature_app = typer.Typer(
+    help="Draw a tiny data set in the layout of a large one, to try a whole reproduction.",
+    no_args_is_help=True,
+)
+app.add_typer(convert_app, name="convert")
+app.add_typer(miniature_app, name="miniature")
 
 Source = Annotated[Path, typer.Argument(metavar="JSON", help="COCO JSON file of the data set.")]
 Images = Annotated[
@@ -38,13 +45,14 @@ MaxPixels = Annotated[
     int, typer.Option(min=1, help="Largest width x height accepted; judged before decoding an image.")
 ]
 Counts = TypeVar("Counts")
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run made.")]
 
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write train, val and test to.")],
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    seed: Seed = 0,
     force: Force = False,
 ) -> None:
     """Write the embedded data set: drawn scenes as PNG images and COCO JSON."""
@@ -70,6 +78,70 @@ def coins(
         labels = f"{instances} instances" if region.annotated else "no labels"
         line = f"{folder / region.name}: {images} images, {labels}"
         console.progress.print(line, markup=False, soft_wrap=True)
+
+
+@miniature_app.command("cityscapes")
+def miniature_cityscapes(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder for leftImg8bit and gtFine.")],
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Draw 40 + 10 street views with Cityscapes' folders, file names and encodings."""
+    from s4m_pipeline.data.miniature.cityscapes import last_file, write_cityscapes
+
+    _print_sizes(root, _written_once(last_file(root), force, lambda: write_cityscapes(root, seed)))
+
+
+@miniature_app.command("coco")
+def miniature_coco(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder for train2017, val2017, annotations.")],
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Draw 60 + 12 photos with COCO 2017's folders, file names and encodings."""
+    from s4m_pipeline.data.miniature.coco import last_file, write_coco
+
+    _print_sizes(root, _written_once(last_file(root), force, lambda: write_coco(root, seed)))
+
+
+@convert_app.command("cityscapes")
+def convert_cityscapes(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with leftImg8bit and gtFine.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the JSON files (default: ROOT/annotations)."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per core).")] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Write train.json and val.json with the benchmark's 8 classes; photos stay where they are."""
+    import os
+
+    from s4m_pipeline.data.cityscapes.convert import convert
+
+    folder = out or root / "annotations"
+    with _progress_bar() as bar:
+
+        def progress(total: int) -> Callable[[], None]:
+            task = bar.add_task("converting", total=total)
+            return lambda: bar.advance(task)
+
+        jobs = jobs or os.cpu_count() or 1
+        done = convert(root, folder, jobs=jobs, max_pixels=max_pixels, force=force, progress=progress)
+    for split in done:
+        drawn = f", {split.from_polygons} from polygons" if split.from_polygons else ""
+        console.result.print(
+            f"{split.json_path}: {split.images} images{drawn}, {split.instances} instances, "
+            f"{split.groups} groups",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _print_sizes(root: Path, sizes: dict[str, int]) -> None:
+    for name, size in sizes.items():
+        console.progress.print(f"{root}, {name}: {size} images", markup=False, soft_wrap=True)
 
 
 def _written_once(last: Path, force: bool, write: Callable[[], Counts]) -> Counts:

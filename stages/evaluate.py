@@ -1,10 +1,10 @@
-"""Mask AP of a checkpoint on a split that has ground truth."""
+"""Mask AP of a checkpoint on a split that has ground truth, as COCO and as Cityscapes define it."""
 
 import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from s4m_pipeline.data.coco import CocoData
     from s4m_pipeline.engine.checkpoint import Weights
+    from s4m_pipeline.evaluation.cityscapes import CityscapesAP
     from s4m_pipeline.evaluation.mask_ap import MaskAP
 
 
@@ -27,12 +28,25 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
     ] = None,
+    benchmark: Annotated[
+        Literal["cityscapes"] | None,
+        typer.Option(help="Also score with a benchmark's own evaluator, which reads gtFine/SPLIT."),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for predictions in its format (default: cityscapes_SPLIT beside the weights)",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     trust_checkpoint: Annotated[
         bool, typer.Option("--trust-checkpoint", help="Load the checkpoint even if its file runs code.")
     ] = False,
 ) -> None:
     """Print COCO mask AP (AP, AP50, AP75, by object size, by class) of a checkpoint."""
+    if results and not benchmark:
+        raise typer.BadParameter("--results is where --benchmark writes: give both")
     options, parts = load_experiment(config, overrides or [])
     annotations, images = options.data.split(split)
 
@@ -43,6 +57,9 @@ def evaluate(
     from s4m_pipeline.registry import register_all
 
     truth = load_coco(annotations, images)
+    scored = None
+    if benchmark:
+        scored = _Benchmark(truth, images, results or checkpoint.parent / f"cityscapes_{split}")
     weights = read_weights(checkpoint, trust=trust_checkpoint)
     require_classes(weights, tuple(truth.class_names), str(annotations))
     register_all()
@@ -50,14 +67,48 @@ def evaluate(
     predictions = _predict(model, parts, truth, options.teacher.workers)
     result = mask_ap(truth, predictions)
     merged = merged_rate_of_results(truth, predictions)
+    official = scored.score(predictions) if scored else None
     if as_json:
-        merged_or_none = None if math.isnan(merged) else merged
-        print(json.dumps({**dataclasses.asdict(result), "merged_rate": merged_or_none}, indent=2))
+        report = {**dataclasses.asdict(result), "merged_rate": None if math.isnan(merged) else merged}
+        if official:
+            report["cityscapes"] = dataclasses.asdict(official)
+        print(json.dumps(report, indent=2))
     else:
-        _print_tables(result, f"{checkpoint} on {annotations}")
+        _print_tables(result, official, f"{checkpoint} on {annotations}")
         console.result.print(
             f"{merged:.1f} % of the predictions with a score of 0.5 or more cover several objects of a class"
         )
+
+
+class _Benchmark:
+    """The Cityscapes benchmark on one split; what is missing for it is said at once."""
+
+    def __init__(self, truth: "CocoData", photos: Path, folder: Path) -> None:
+        from s4m_pipeline.data.cityscapes.layout import ANNOTATIONS
+        from s4m_pipeline.evaluation.cityscapes import claim_results, require_benchmark
+
+        self.truth, self.folder = truth, folder
+        self.annotations = require_benchmark(truth, photos.parent.parent / ANNOTATIONS / photos.name)
+        claim_results(folder)
+
+    def score(self, predictions: list[dict[str, Any]]) -> "CityscapesAP":
+        import os
+
+        from rich.progress import Progress
+
+        from s4m_pipeline.evaluation.cityscapes import benchmark_ap, record_result, write_results
+
+        written = write_results(self.folder, self.truth, predictions)
+        with Progress(console=console.progress, transient=True) as bar:
+            task = bar.add_task("Cityscapes' evaluator", total=len(written))
+            found = benchmark_ap(
+                [self.annotations[image_id] for image_id in written],
+                list(written.values()),
+                jobs=os.cpu_count() or 1,
+                progress=lambda: bar.advance(task),
+            )
+        record_result(self.folder, found)
+        return found
 
 
 def _build_model(parts: dict[str, Any], weights: "Weights", truth: "CocoData") -> "nn.Module":
@@ -93,7 +144,7 @@ def _predict(
     return predictions
 
 
-def _print_tables(result: "MaskAP", title: str) -> None:
+def _print_tables(result: "MaskAP", official: "CityscapesAP | None", title: str) -> None:
     from rich.table import Table
 
     def number(value: float | None) -> str:
@@ -106,8 +157,15 @@ def _print_tables(result: "MaskAP", title: str) -> None:
     summary.add_row(*(number(getattr(result, name)) for name in names))
     by_class = Table("class", title="By class")
     by_class.add_column("AP", justify="right")
+    if official:
+        by_class.add_column("Cityscapes AP", justify="right")
+        by_class.add_column("AP50", justify="right")
     for name, value in result.per_class.items():
-        by_class.add_row(name, number(value))
+        of_benchmark = (official.per_class[name], official.per_class_AP50[name]) if official else ()
+        by_class.add_row(name, number(value), *map(number, of_benchmark))
+    if official:
+        by_class.add_section()
+        by_class.add_row("mean", number(result.AP), number(official.AP), number(official.AP50))
     console.result.print(summary, by_class)
     console.result.print(
         f"{result.images} images, {result.instances} objects, {result.predictions} predictions; "

@@ -63,9 +63,10 @@ def convert(
     *,
     jobs: int = 1,
     max_pixels: int = MAX_PIXELS,
+    force: bool = False,
     progress: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
 ) -> list[Converted]:
-    """Write `out/train.json` and `out/val.json`, both or none.
+    """Write `out/train.json` and `out/val.json`, once both are known.
 
     File names are relative to `root/leftImg8bit/SPLIT`. Images are numbered from 1 in the order of names,
     annotations in the order of images and pixel values, categories by the benchmark's label ids; so the same
@@ -73,12 +74,16 @@ def convert(
     benchmark does not evaluate) is left out.
 
     Args:
+        force: replace files that are there.
         progress: given the number of images, returns what is called after each.
 
     Raises:
         UserError: missing folders; photos and annotations that do not match; unreadable annotations (all of
-            them named); or `out` cannot be written.
+            them named); files that are there; or `out` cannot be written.
     """
+    paths = {split: out / f"{split}.json" for split in SPLITS}
+    if there := [str(path) for path in paths.values() if path.exists() and not force]:
+        raise UserError(f"{' and '.join(there)}: already there. Use --force to write them again.")
     require_layout(root)
     frames = {split: find_frames(root, split) for split in SPLITS}
     advance = progress(sum(map(len, frames.values())))
@@ -86,10 +91,10 @@ def convert(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for split, document in documents.items():
-            write_text(out / f"{split}.json", json.dumps(document) + "\n")
+            write_text(paths[split], json.dumps(document) + "\n")
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}). Name another with --out.") from error
-    return [_converted(out / f"{split}.json", frames[split], documents[split]) for split in SPLITS]
+    return [_converted(paths[split], frames[split], documents[split]) for split in SPLITS]
 
 
 def _document(
@@ -111,7 +116,7 @@ def _document(
     if faults:
         raise UserError(
             f"{split}: {len(faults)} of {len(frames)} annotations cannot be used: {first_names(faults)}\n"
-            "Unpack gtFine_trainvaltest.zip again."
+            "Unpack the packages again, or fetch them anew."
         )
     return {
         "info": {"description": f"Cityscapes, fine annotations, {split}"},

@@ -34,7 +34,7 @@ CLASS_OF_FAMILY = {
     "cart": "car",
     "house": "truck",
     "boat": "bus",
-    "stack": "train",
+    "tree": "train",
     "fish": "motorcycle",
     "flower": "bicycle",
     "mushroom": "caravan",

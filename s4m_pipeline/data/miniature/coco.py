@@ -46,8 +46,8 @@ def write_coco(folder: Path, seed: int = 0) -> dict[str, int]:
     """Write `train2017`, `val2017` and `annotations`; the same seed gives the same bytes.
 
     As in COCO: photos are JPEG files named by their sparse ids and listed in no order; some show nothing;
-    objects are polygons, in several pieces where something hides them; crowds are uncompressed run lengths; all
-    80 categories are listed, of which 12 occur here.
+    objects are polygons, in several pieces where something hides them; crowds are uncompressed run lengths;
+    all 80 categories are listed, of which 12 occur here.
 
     Returns:
         The number of photos of each subset.

@@ -1,6 +1,5 @@
 """Predictions of a checkpoint on any images: pictures to look at, and COCO results."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,7 +50,8 @@ def predict(
     from s4m_pipeline.predict.images import list_images
 
     images = list_images(paths, max_images)
-    folder = _prepare(out or experiment_folder(config, None) / "predictions")
+    folder = out or experiment_folder(config, None) / "predictions"
+    _refuse_existing(folder)
 
     from s4m_pipeline.predict.predictor import Predictor
     from s4m_pipeline.predict.results import write_images
@@ -71,27 +71,14 @@ def predict(
     console.result.print(f"{folder}: {count} objects in {len(read)} images", markup=False, soft_wrap=True)
 
 
-def _prepare(folder: Path) -> Path:
-    """Make the folder, and refuse one where anything might be overwritten."""
+def _refuse_existing(folder: Path) -> None:
+    """Refuse a folder where anything might be overwritten."""
     from s4m_pipeline.predict.results import PREDICTIONS
 
     if found := [name for name in (PREDICTIONS, PICTURES) if (folder / name).exists()]:
         raise UserError(
             f"{folder} holds {' and '.join(found)} already.\nRemove them, or name another folder with --out."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} cannot be written.\nName another folder with --out.")
-    return folder
-
-
-def _not_writable(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{folder} cannot be written: {error.strerror}.\nMake room, or name another folder with --out."
-    )
 
 
 def _predict_all(
@@ -115,6 +102,7 @@ def _predict_all(
     )
     progress = track(stream, "Predicting", len(images), console=console.progress, transient=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with results_file(folder) as results:
             for photo, found in progress:
                 results.add(photo.image_id, found)
@@ -125,7 +113,9 @@ def _predict_all(
                     draw_overlay(pixels, found, predictor.classes).save(path, quality=92, subsampling=0)
             _report_unreadable(unreadable, len(images), folder)
     except OSError as error:
-        raise _not_writable(folder, error) from error
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror}.\nMake room, or name another folder with --out."
+        ) from error
     return results.count
 
 

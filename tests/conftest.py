@@ -85,3 +85,38 @@ teacher = dict(
 """
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the tiny config's network, whose classes are those of the tiny data set."""
+    import torch
+
+    from s4m_pipeline.engine.checkpoint import write_weights
+    from s4m_pipeline.engine.parts import model_config
+    from s4m_pipeline.options.experiment import load_experiment
+    from s4m_pipeline.registry import register_all
+
+    register_all()
+
+    from mmdet.registry import MODELS
+
+    _, parts = load_experiment(tiny_config, [])
+    torch.manual_seed(0)
+    network = MODELS.build(model_config(parts["model"], len(CLASSES)))
+    network.init_weights()
+    path = tmp_path_factory.mktemp("tiny_checkpoint") / "weights.safetensors"
+    write_weights(path, network.state_dict(), CLASSES)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mini_cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature of Cityscapes, converted to `annotations`; tests must not write into it."""
+    from s4m_pipeline.data.cityscapes.convert import convert
+    from s4m_pipeline.data.miniature.cityscapes import write_cityscapes
+
+    root = tmp_path_factory.mktemp("mini_cityscapes")
+    write_cityscapes(root)
+    convert(root, root / "annotations")
+    return root

@@ -108,7 +108,7 @@ def test_import__of_an_export_is_published_with_all_instances(root, tmp_path):
     with CacheReader.current(root) as reader:
         num_annotations = export_coco(reader, tmp_path / "out.json")
 
-    assert "12 images, published" in run("import", tmp_path / "other", tmp_path / "out.json")
+    run("import", tmp_path / "other", tmp_path / "out.json")
 
     assert run_json("info", tmp_path / "other")["summary"]["num_instances"] == num_annotations
 

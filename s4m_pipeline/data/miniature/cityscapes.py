@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.atomic import write_bytes, write_text
 from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES, INSTANCES_PER_LABEL
 from s4m_pipeline.data.cityscapes.layout import (
     ANNOTATIONS,
@@ -83,12 +82,12 @@ def _write_frame(folder: Path, split: str, city: str, index: int, rng: np.random
         (PHOTOS, PHOTO_ENDING, png_bytes(photo)),
         (ANNOTATIONS, INSTANCE_IDS_ENDING, _grey_png(values.astype(np.uint16))),
         (ANNOTATIONS, LABEL_IDS_ENDING, _grey_png(label_ids.astype(np.uint8))),
+        (ANNOTATIONS, POLYGONS_ENDING, json.dumps(document).encode()),
     )
     for kind, ending, content in contents:
         path = _path(folder, kind, split, city, index, ending)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content)
-    write_text(_path(folder, ANNOTATIONS, split, city, index, POLYGONS_ENDING), json.dumps(document))
+        path.write_bytes(content)
 
 
 def _path(folder: Path, kind: str, split: str, city: str, index: int, ending: str) -> Path:

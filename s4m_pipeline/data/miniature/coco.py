@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cache.atomic import write_bytes, write_text
+from cache.atomic import write_text
 from s4m_pipeline.data.miniature.coco_categories import COCO_CATEGORIES
 from s4m_pipeline.data.miniature.views import SEED_SPACE, claim_folder, draw_view, outlines
 from s4m_pipeline.data.scenes.render import SceneObject
@@ -75,7 +75,7 @@ def _write_photos(folder: Path, size: int, rng: np.random.Generator) -> dict[str
         height, width = SIZES[rng.integers(len(SIZES))]
         scene = draw_view(rng, CATEGORY_OF_FAMILY, width, height)
         name = f"{image_id:012d}.jpg"
-        write_bytes(folder / name, _jpeg(scene.image))
+        (folder / name).write_bytes(_jpeg(scene.image))
         images.append({"license": 1, "file_name": name, "height": height, "width": width, "id": image_id})
         if number % _EVERY_EMPTY != _EVERY_EMPTY - 1:
             annotations += _annotate(scene.objects, image_id, first_id=100 * image_id, rng=rng)

@@ -1,30 +1,113 @@
-"""Pictures that show what a network has learnt."""
+"""The page about an experiment, and pictures that show what a network has learnt.
+
+`s4m report WORK_DIR` is the page; a first word that is the name of a command here is that command instead.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.options.groups import SamOptions
+from s4m_pipeline.options.groups import DataOptions, SamOptions
+from s4m_pipeline.options.parsing import OptionFaults, parse_group
+from stages.artifacts import CACHE, STUDENT, TEACHER, read_run
 
 if TYPE_CHECKING:
     from s4m_pipeline.engine.checkpoint import Weights
     from s4m_pipeline.models.mask2former import InstanceMask2Former
+    from s4m_pipeline.report.collect import DataSource
     from s4m_pipeline.sam import BatchedSam
 
 Point = tuple[float, float]
 
-app = typer.Typer(no_args_is_help=True)
+PAGE = "page"
+
+
+class _PageByDefault(TyperGroup):
+    """Takes words that begin with no command's name for those of the page."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] != "--help" and args[0] not in self.commands:
+            args = [PAGE, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_PageByDefault,
+    no_args_is_help=True,
+    options_metavar="",
+    subcommand_metavar="WORK_DIR [OPTIONS] | COMMAND [ARGS]...",
+)
 
 
 @app.callback()
 def _report() -> None:
-    """Show what a network has learnt."""
+    """Write WORK_DIR/report.html, one page about an experiment (options: s4m report page --help), or draw a
+    picture with one of the commands."""
+
+
+@app.command(PAGE)
+def page(
+    work_dir: Annotated[Path, typer.Argument(help="Folder of the experiment, such as work_dirs/demo.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Config that says where the unlabelled images are.  [default: as recorded]"),
+    ] = None,
+    images: Annotated[int, typer.Option(min=0, max=200, metavar="N", help="Images in the gallery.")] = 36,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
+    ] = None,
+) -> None:
+    """The page: `s4m report page WORK_DIR` is `s4m report WORK_DIR`. It is one file, WORK_DIR/report.html, that
+    needs no network and shows whatever of the experiment is done."""
+    if not work_dir.is_dir():
+        raise UserError(
+            f"{work_dir}: no such folder, and no command of s4m report.\n"
+            "Expected the folder of an experiment, such as work_dirs/demo, or a command: see s4m report --help"
+        )
+    found = {name: read_run(work_dir / name) for name in (TEACHER, STUDENT)}
+    runs = {name: run for name, run in found.items() if run is not None}
+    source = _recorded_source(runs) if config is None else _configured_source(config, overrides or [])
+
+    from s4m_pipeline.report.collect import HISTORY, METRICS, Places, collect
+    from s4m_pipeline.report.page import write_page
+
+    places = Places(
+        folder=work_dir,
+        cache=work_dir / CACHE,
+        metrics={name: work_dir / name / METRICS for name in runs},
+        history=work_dir / STUDENT / HISTORY,
+    )
+    out = work_dir / "report.html"
+    write_page(out, collect(places, runs, source, images, console.progress.print))
+    console.result.print(f"{out}", markup=False, soft_wrap=True)
+
+
+def _configured_source(config: Path, overrides: Sequence[str]) -> "DataSource":
+    options, _ = load_experiment(config, overrides)
+    from s4m_pipeline.report.collect import DataSource
+
+    return DataSource(data=options.data, ground_truth=options.refine.ground_truth)
+
+
+def _recorded_source(runs: Mapping[str, Mapping[str, Any]]) -> "DataSource | str":
+    """Where the images are by the settings of the latest training; or why that is not known."""
+    if not runs:
+        return "no training says where the images are; give the config with --config"
+    settings = list(runs.values())[-1].get("config", {})
+    from s4m_pipeline.report.collect import DataSource
+
+    try:
+        data: DataOptions = parse_group(DataOptions, "data", settings.get("data", {}))
+    except OptionFaults as error:
+        return f"the recorded settings are of another version ({error}); give the config with --config"
+    return DataSource(data=data, ground_truth=settings.get("refine", {}).get("ground_truth"))
 
 
 @app.command()

@@ -1,0 +1,65 @@
+"""Photos and masks as parts of a page: images as data URIs of limited size, masks as outlines in SVG."""
+
+import base64
+import io
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+GRID = 1000
+"""Outlines are drawn in whole units, this many along the longer side of the image."""
+_TOLERANCE = 0.75
+_WORKING_PX = 1024
+_QUALITIES = (82, 65, 45)
+
+
+def data_uri(pixels: Pixels, *, side_px: int, max_bytes: int) -> str:
+    """RGB (H, W, 3) as a WebP in a `data:` URI.
+
+    Args:
+        side_px: the longer side at most; smaller images keep their size.
+        max_bytes: of the WebP; quality and then size give way until it fits.
+    """
+    image = Image.fromarray(pixels)
+    image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    while True:
+        for quality in _QUALITIES:
+            stream = io.BytesIO()
+            image.save(stream, "WEBP", quality=quality, method=4)
+            if stream.tell() <= max_bytes or max(image.size) < 32:
+                return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+        image.thumbnail((image.width * 2 // 3, image.height * 2 // 3), Image.Resampling.LANCZOS)
+
+
+def grid_size(height: int, width: int) -> tuple[int, int]:
+    """Width and height, in units of `GRID`, of the frame in which an image's outlines are drawn."""
+    scale = GRID / max(height, width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def outline(mask: npt.NDArray[np.bool_]) -> str:
+    """A mask (H, W) as the `d` of an SVG path, to be filled by the even-odd rule; empty without pixels.
+
+    The contour is that of the mask resampled to 1024 pixels along its longer side, where it runs through the
+    centres of the outermost pixels; simplified by less than a thousandth of that side.
+    """
+    height, width = mask.shape
+    factor = _WORKING_PX / max(height, width)
+    size_wh = (max(1, round(width * factor)), max(1, round(height * factor)))
+    enlarging = cv2.INTER_LINEAR if factor > 1 else cv2.INTER_AREA
+    fine = cv2.resize(mask.astype(np.float32), size_wh, interpolation=enlarging) >= 0.5
+    contours, _ = cv2.findContours(fine.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    frame_wh = grid_size(height, width)
+    scale_xy = np.array(frame_wh) / size_wh
+    return "".join(_path(contour[:, 0], scale_xy) for contour in contours)
+
+
+def _path(points_N2: npt.NDArray[np.int32], scale_xy: npt.NDArray[np.float64]) -> str:
+    """A closed contour, given by the centres of its pixels."""
+    simple = cv2.approxPolyDP(points_N2[:, None].astype(np.float32), _TOLERANCE, True)[:, 0]
+    places = np.rint((simple + 0.5) * scale_xy).astype(int).tolist()
+    return "M" + "L".join(f"{x} {y}" for x, y in places) + "Z" if len(places) > 2 else ""

@@ -1,0 +1,108 @@
+"use strict";
+
+const MOST_CLASSES = 12;
+
+/** Every generation in a row; then score histogram and classes of those whose labels are still there. */
+function drawLabels() {
+  const generations = data.generations;
+  if (!generations.length) return;
+  const section = openSection("labels");
+  section.append(generationTable(generations));
+  for (const { number, fault } of generations.filter((generation) => generation.fault)) {
+    section.append(element("p", { class: "notice" }, `Generation ${number} is damaged: ${fault}`));
+  }
+  const readable = generations.filter((generation) => generation.summary).slice(-3);
+  const grid = element("div", { class: "charts" });
+  for (const generation of readable) grid.append(scoreHistogram(generation), classBars(generation));
+  section.append(grid);
+}
+
+/** Columns of the table: heading, and the cell of a generation (null: not known). */
+const COLUMNS = [
+  ["status", (g) => g.status],
+  ["step", (g) => (isKnown(g.step) ? whole(g.step) : null)],
+  ["gate", (g) => (isKnown(g.decision) ? element("span", { class: `gate ${g.decision}` }, g.decision) : null)],
+  ["held-out PQ", (g) => (g.held_out && isKnown(g.held_out.PQ) ? fixed(g.held_out.PQ) : null)],
+  ["images", (g) => (g.state ? imagesText(g.state) : null)],
+  ["objects", (g) => (g.summary ? whole(g.summary.num_instances) : null)],
+  ["an image", (g) => instancesAnImage(g)],
+  ["without any", (g) => (g.summary ? whole(g.summary.num_without) : null)],
+  ["mean score", (g) => (g.summary && isKnown(g.summary.mean_score) ? fixed(g.summary.mean_score, 2) : null)],
+  ["IoU teacher/refined", (g) => (g.summary && isKnown(g.summary.mean_raw_iou) ? fixed(g.summary.mean_raw_iou, 2) : null)],
+  ["SQ", (g) => beforeAfter(g.quality, "SQ")],
+  ["CA", (g) => beforeAfter(g.quality, "CA")],
+  ["kept", (g) => (g.agreement ? share(g.agreement.kept, g.agreement) : null)],
+  ["class changed", (g) => (g.agreement ? share(g.agreement.relabelled, g.agreement) : null)],
+  ["lost", (g) => (g.agreement ? whole(g.agreement.lost) : null)],
+  ["gained", (g) => (g.agreement ? whole(g.agreement.gained) : null)],
+  ["IoU of matches", (g) => (g.agreement && isKnown(g.agreement.mean_iou) ? fixed(g.agreement.mean_iou, 2) : null)],
+];
+
+function generationTable(generations) {
+  const filledIn = COLUMNS.filter(([, cell]) => generations.some((generation) => isKnown(cell(generation))));
+  const rows = generations.map((generation) => [
+    String(generation.number),
+    ...filledIn.map(([, cell]) => cell(generation) ?? MISSING),
+  ]);
+  const names = ["generation", ...filledIn.map(([name]) => name)];
+  const parts = [table("Generations of pseudo-labels", names, rows, "numbers")];
+  if (names.includes("SQ")) {
+    parts.push("SQ: mean IoU of true positives; CA: true positives / predictions; in percent, teacher\u2019s masks \u2192 refined. ");
+  }
+  if (names.includes("kept")) {
+    const compared = generations.findLast((generation) => generation.agreement).agreement.num_images;
+    parts.push(`Kept to IoU of matches: against the generation before, on ${whole(compared)} images.`);
+  }
+  return element("div", {}, parts[0], element("p", { class: "quiet" }, ...parts.slice(1)));
+}
+
+function imagesText(state) {
+  return state.num_stored === state.num_images ? whole(state.num_images) : `${whole(state.num_stored)} of ${whole(state.num_images)}`;
+}
+
+function instancesAnImage(generation) {
+  if (generation.summary) return fixed(generation.summary.num_instances / Math.max(1, generation.state.num_stored), 2);
+  const told = generation.statistics["instances an image"];
+  return isKnown(told) ? fixed(told, 2) : null;
+}
+
+function beforeAfter(quality, name) {
+  const after = quality[`${name} after`];
+  return isKnown(after) ? `${fixed(quality[`${name} before`])} \u2192 ${fixed(after)}` : null;
+}
+
+/** Instances of the generation before that were matched thus, in percent of all of its. */
+function share(count, { kept, relabelled, lost }) {
+  const all = kept + relabelled + lost;
+  return all ? `${((100 * count) / all).toFixed(0)} %` : MISSING;
+}
+
+function scoreHistogram({ number, summary }) {
+  const counts = summary.score_histogram;
+  const first = Math.max(0, counts.findIndex((count) => count > 0));
+  const bars = counts.slice(first).map((count, i) => {
+    const low = (first + i) / counts.length;
+    return [`${low.toFixed(2)}\u2013${(low + 1 / counts.length).toFixed(2)}`, count];
+  });
+  return barFigure(`Generation ${number}: class confidence`, bars);
+}
+
+function classBars({ number, summary }) {
+  const sorted = Object.entries(summary.per_class).sort(([, a], [, b]) => b - a);
+  const rest = sorted.slice(MOST_CLASSES);
+  const others = rest.reduce((sum, [, count]) => sum + count, 0);
+  const bars = sorted.slice(0, MOST_CLASSES);
+  if (rest.length) bars.push([`${rest.length} other classes`, others]);
+  return barFigure(`Generation ${number}: objects by class`, bars);
+}
+
+/** Horizontal bars as a table of two columns, so that every value can be read. */
+function barFigure(title, bars) {
+  const most = Math.max(1, ...bars.map(([, count]) => count));
+  const rows = bars.map(([name, count]) => {
+    const fill = element("span", { class: "bar", "aria-hidden": "true" });
+    fill.style.setProperty("--share", `${(100 * count) / most}%`);
+    return element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, fill), element("td", {}, whole(count)));
+  });
+  return element("figure", { class: "chart" }, element("figcaption", {}, title), element("table", { class: "bars" }, element("tbody", {}, rows)));
+}

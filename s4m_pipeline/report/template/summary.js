@@ -1,0 +1,199 @@
+"use strict";
+
+const COMMANDS = {
+  teacher: "s4m pretrain-teacher CONFIG",
+  labels: "s4m refine CONFIG",
+  student: "s4m train-student CONFIG",
+};
+
+/** The three stages side by side, each with what it came to. */
+function drawSummary() {
+  const { teacher, labels, student } = data.stages;
+  document.getElementById("summary").append(
+    element(
+      "ol",
+      { class: "stages" },
+      stageCard("Teacher", "teacher", teacher, teacher && trainingFigures(teacher)),
+      stageCard("Pseudo-labels", "labels", labels, labels && labelFigures(labels)),
+      stageCard("Student", "student", student, student && trainingFigures(student, teacher)),
+    ),
+  );
+}
+
+function stageCard(title, key, stage, figures) {
+  const status = stage ? stage.status : "not there yet";
+  const head = element(
+    "div",
+    { class: "stage-head" },
+    element("h2", {}, title),
+    element("span", { class: `status ${status.replaceAll(" ", "-")}` }, status),
+  );
+  const missing = element("p", { class: "quiet" }, "Made by ", element("code", {}, COMMANDS[key]));
+  return element("li", { class: stage ? "stage" : "stage absent" }, head, figures || missing);
+}
+
+function trainingFigures(stage, before = null) {
+  const gain = before && isKnown(before.AP) && isKnown(stage.AP) ? stage.AP - before.AP : null;
+  const facts = [isKnown(stage.steps) ? `${whole(stage.steps)} steps` : null, stage.duration];
+  return [
+    element(
+      "p",
+      { class: "figure" },
+      element("strong", {}, fixed(stage.AP)),
+      element("span", {}, " AP, validation "),
+      gain === null ? null : element("span", { class: "nowrap" }, difference(gain), " on the teacher"),
+    ),
+    element("p", { class: "quiet" }, facts.filter(isKnown).join(", ")),
+  ];
+}
+
+function labelFigures(labels) {
+  const quality = labels.quality;
+  const pairs = ["SQ", "CA"].filter((name) => isKnown(quality[`${name} after`]));
+  const figures = pairs.map((name) =>
+    element(
+      "span",
+      { class: "pair" },
+      `${name} `,
+      element("span", { class: "from" }, fixed(quality[`${name} before`])),
+      " \u2192 ",
+      element("strong", {}, fixed(quality[`${name} after`])),
+    ),
+  );
+  const counts = `${whole(labels.instances)} objects in ${whole(labels.images)} images, generation ${labels.number}`;
+  return [
+    element(
+      "p",
+      { class: "figure" },
+      figures.length ? figures : [element("strong", {}, whole(labels.instances)), " objects"],
+    ),
+    element("p", { class: "quiet" }, counts + (pairs.length ? "; teacher\u2019s masks \u2192 refined" : "")),
+  ];
+}
+
+const MEASURES = {
+  AP: "AP",
+  AP50: "AP50",
+  AP75: "AP75",
+  AP_small: "small",
+  AP_medium: "medium",
+  AP_large: "large",
+  merged_rate: "merged, %",
+};
+const SPLITS = { val: "validation images", test: "test images" };
+
+/** AP of every checkpoint that was evaluated, over all and by class, for each split. */
+function drawEvaluation() {
+  const splits = Object.entries(data.evaluation);
+  if (!splits.length) return;
+  const section = openSection("evaluation");
+  section.append(
+    element(
+      "p",
+      { class: "quiet" },
+      "COCO mask AP in percent. Small: below 32 \u00d7 32 pixels; large: from 96 \u00d7 96. " +
+        "Merged: predictions with a score of 0.5 or more that cover several objects of a class.",
+    ),
+  );
+  const tables = splits.map(([split, found]) => element("div", {}, splitTables(SPLITS[split] || split, found)));
+  section.append(element("div", { class: "splits" }, tables));
+}
+
+function splitTables(title, found) {
+  const names = Object.keys(found);
+  const measures = Object.keys(MEASURES).filter((key) => names.some((name) => isKnown(found[name][key])));
+  const rows = names.map((name) => [name, ...measures.map((key) => fixed(found[name][key]))]);
+  if (found.teacher && found.student) {
+    rows.push([
+      "student \u2212 teacher",
+      ...measures.map((key) => gainCell(found.teacher[key], found.student[key], key === "merged_rate")),
+    ]);
+  }
+  const images = found[names[0]].images;
+  const caption = title[0].toUpperCase() + title.slice(1) + (isKnown(images) ? ` (${whole(images)})` : "");
+  const parts = [table(caption, ["", ...measures.map((key) => MEASURES[key])], rows, "numbers")];
+  const classes = [...new Set(names.flatMap((name) => Object.keys(found[name].per_class)))];
+  if (classes.length) parts.push(classTable(title, names, classes, found));
+  return parts;
+}
+
+/** A difference where more is better, or (merged objects) worse. */
+function gainCell(before, after, lessIsBetter = false) {
+  if (!isKnown(before) || !isKnown(after)) return MISSING;
+  const cell = difference(after - before);
+  if (lessIsBetter && cell.classList.contains("gain")) cell.classList.replace("gain", "loss");
+  else if (lessIsBetter) cell.classList.replace("loss", "gain");
+  return cell;
+}
+
+function classTable(title, names, classes, found) {
+  const both = found.teacher && found.student;
+  const rows = classes.map((label) => {
+    const values = names.map((name) => found[name].per_class[label]);
+    const gain = both ? [gainCell(found.teacher.per_class[label], found.student.per_class[label])] : [];
+    return [label, ...values.map(bar), ...gain];
+  });
+  const columns = ["class", ...names, ...(both ? ["student \u2212 teacher"] : [])];
+  return element(
+    "details",
+    { open: classes.length <= 12 },
+    element("summary", {}, `AP by class, ${title}`),
+    table(`AP by class, ${title}`, columns, rows, "numbers"),
+  );
+}
+
+/** A percentage as a number over a bar. */
+function bar(value) {
+  const fill = element("span", { class: "bar", "aria-hidden": "true" });
+  fill.style.setProperty("--share", `${Math.max(0, Math.min(100, value || 0))}%`);
+  return element("span", { class: "barred" }, fixed(value), fill);
+}
+
+function drawPictures() {
+  if (!data.pictures.length) return;
+  const section = openSection("pictures");
+  for (const { title, name, source, width, height } of data.pictures) {
+    section.append(
+      element(
+        "figure",
+        {},
+        element(
+          "div",
+          { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
+          element("img", { src: source, alt: title, width, height }),
+        ),
+        element("figcaption", {}, `${title} (${name})`),
+      ),
+    );
+  }
+}
+
+/** What made the result: the runs side by side, what the labels depend on, and the whole settings. */
+function drawProvenance() {
+  const section = openSection("provenance");
+  const { columns, rows } = data.provenance;
+  if (rows.length) {
+    const cells = rows.map(([label, ...values]) => [label, ...values.map((value) => value ?? MISSING)]);
+    section.append(table("Trainings", ["", ...columns], cells, "facts"));
+  }
+  const made = data.generations.filter((generation) => generation.summary);
+  if (made.length) {
+    const keys = [...new Set(made.flatMap((generation) => Object.keys(generation.summary.fingerprint)))];
+    const cells = keys.map((key) => [
+      key,
+      ...made.map((generation) => String(generation.summary.fingerprint[key] ?? MISSING)),
+    ]);
+    const names = made.map((generation) => `generation ${generation.number}`);
+    section.append(table("What the pseudo-labels depend on", ["", ...names], cells, "facts"));
+  }
+  for (const [stage, settings] of Object.entries(data.configs)) {
+    section.append(
+      element(
+        "details",
+        {},
+        element("summary", {}, `All settings of the ${stage}\u2019s training`),
+        element("pre", { tabindex: "0" }, JSON.stringify(settings, null, 2)),
+      ),
+    );
+  }
+}

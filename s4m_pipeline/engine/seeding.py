@@ -16,6 +16,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Dataset, Sampler
 
+from cache.errors import CacheError
+from s4m_pipeline.errors import UserError
+
 _IMAGE_STREAM, _STEP_STREAM = 0, 1
 
 
@@ -28,6 +31,16 @@ class Draw(NamedTuple):
     """Decides its augmentation."""
     generation: int | None = None
     """Number of the pseudo-labels to be read; None for a data set with labels of its own."""
+
+
+class LoadingError(UserError):
+    """A fault met while an image was loaded; from a loader's process it comes as the message alone.
+
+    torch makes the error anew in the main process, from a text of which the message is the last part.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{LoadingError.__name__}: ")[2].rstrip("\n"))
 
 
 def hash_key(*key: int) -> int:
@@ -107,10 +120,18 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Any:
+        """The image of a draw.
+
+        Raises:
+            LoadingError: if it, or its labels, cannot be read.
+        """
         seed_all(*draw.key)
-        if draw.generation is not None:
-            self.dataset.use_generation(draw.generation)
-        return self.dataset[draw.place]
+        try:
+            if draw.generation is not None:
+                self.dataset.use_generation(draw.generation)
+            return self.dataset[draw.place]
+        except (UserError, CacheError) as error:
+            raise LoadingError(str(error)) from error
 
 
 class SeedEachStep(Hook):

@@ -178,14 +178,16 @@ def _copy_pixels(masks: Masks, rows: npt.NDArray[np.int32], columns: npt.NDArray
 
     Both lists rise or fall throughout, but for -1 at their ends: what lies in a box stays together.
     """
-    boxes, bits = [np.zeros((0, 4), np.int32)], [np.zeros(0, np.uint8)]
+    boxes: list[npt.NDArray[np.int32]] = [np.zeros((0, 4), np.int32)]
+    bits: list[npt.NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
     for (y0, x0, y1, x1), crop in zip(masks.boxes.tolist(), masks.crops(), strict=True):
         inside_y = np.flatnonzero((rows >= y0) & (rows < y1))
         inside_x = np.flatnonzero((columns >= x0) & (columns < x1))
         pixels = crop.take(rows[inside_y] - y0, axis=0).take(columns[inside_x] - x0, axis=1)
         piece = Masks.from_dense(pixels[None])
-        found = piece.bits.size > 0
-        boxes.append(piece.boxes + np.int32([inside_y[0], inside_x[0]] * 2) if found else piece.boxes)
+        if piece.bits.size:
+            piece.boxes[:] += np.array([inside_y[0], inside_x[0]] * 2, np.int32)
+        boxes.append(piece.boxes)
         bits.append(piece.bits)
     return Masks(np.concatenate(boxes), np.concatenate(bits))
 

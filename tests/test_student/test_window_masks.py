@@ -83,7 +83,7 @@ def operations(draw: st.DrawFn) -> Operation:
     }[kind]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 5), sides, sides, st.lists(operations(), max_size=8))
 def test_window_masks__any_chain_of_operations_equals_bitmap_masks(
     seed: int, count: int, height: int, width: int, chain: list[Operation]

@@ -75,8 +75,7 @@ def coins(
     counts = _written_once(folder / f"{REGIONS[-1].name}.json", force, lambda: write_coins(folder))
     for region in REGIONS:
         images, instances = counts[region.name]
-        labels = f"{instances} instances" if region.annotated else "no labels"
-        line = f"{folder / region.name}: {images} images, {labels}"
+        line = f"{folder / region.name}: {images} images; {region.json_name}: {instances} instances"
         console.progress.print(line, markup=False, soft_wrap=True)
 
 

@@ -26,7 +26,7 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check all that runs depend on: ok, warn or fix, with the command that mends it. Exit code 1 on any fix."""
+    """Check what runs depend on: ok, warn or fix, with the command that mends it. Exit code 1 on any fix."""
     from s4m_pipeline.doctor.diagnosis import diagnose
 
     folder = experiment_folder(config, work_dir) if config else work_dir or Path("work_dirs")

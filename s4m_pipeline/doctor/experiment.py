@@ -161,8 +161,8 @@ def _torch_checkpoints() -> Path:
 def disk_bytes(experiment: Experiment) -> int:
     """What the experiment will write: checkpoints of each training, generations of labels, embeddings.
 
-    A checkpoint holds 20 bytes for each weight (itself, its average, AdamW's moments, and some air); the number
-    of weights is judged by the backbone: 44 million with a ResNet-50, a million in the demo's network.
+    A checkpoint holds 20 bytes for each weight (itself, its average, AdamW's moments, and some air); the
+    number of weights is judged by the backbone: 44 million with a ResNet-50, a million in the demo's.
     """
     options = experiment.options
     weights = 1_000_000 if experiment.parts["model"]["backbone"].get("base_channels", 64) < 64 else 44_000_000

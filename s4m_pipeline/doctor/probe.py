@@ -34,7 +34,8 @@ def driver():
         pass
     return number.value
 def torch_facts(torch):
-    facts = {"cuda_build": torch.version.cuda, "cuda": torch.cuda.is_available(), "gpus": [], "driver": driver()}
+    facts = {"cuda_build": torch.version.cuda, "cuda": torch.cuda.is_available(), "driver": driver()}
+    facts["gpus"] = []
     if facts["cuda"]:
         for place in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(place)

@@ -98,13 +98,14 @@ class _Benchmark:
 
         from s4m_pipeline.evaluation.cityscapes import benchmark_ap, record_result, write_results
 
-        written = write_results(self.folder, self.truth, predictions)
+        jobs = os.cpu_count() or 1
+        written = write_results(self.folder, self.truth, predictions, jobs=jobs)
         with Progress(console=console.progress, transient=True) as bar:
             task = bar.add_task("Cityscapes' evaluator", total=len(written))
             found = benchmark_ap(
                 [self.annotations[image_id] for image_id in written],
                 list(written.values()),
-                jobs=os.cpu_count() or 1,
+                jobs=jobs,
                 progress=lambda: bar.advance(task),
             )
         record_result(self.folder, found)

@@ -1,5 +1,6 @@
 """The Cityscapes benchmark: files of results, its own evaluator's figures, and its failures."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from s4m_pipeline.data.coco import CocoData, load_coco
+from s4m_pipeline.engine.checkpoint import write_weights
+from s4m_pipeline.engine.parts import model_config
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.cityscapes import (
     CityscapesAP,
@@ -22,6 +25,11 @@ from s4m_pipeline.evaluation.cityscapes import (
     write_results,
 )
 from s4m_pipeline.evaluation.mask_ap import mask_ap
+from s4m_pipeline.options.experiment import load_experiment
+from s4m_pipeline.registry import register_all
+from stages.evaluate import evaluate
+
+REPOSITORY = Path(__file__).parents[1]
 
 Score = Callable[[list[dict[str, Any]]], CityscapesAP]
 
@@ -196,3 +204,52 @@ def test_require_benchmark__without_the_evaluator_says_what_to_install(truth, tm
     monkeypatch.setitem(sys.modules, "cityscapesscripts.evaluation", None)
     with pytest.raises(UserError, match=r"pip install 's4m-pipeline\[cityscapes\]'"):
         require_benchmark(truth, tmp_path)
+
+
+@pytest.fixture
+def demo_network(mini_cityscapes: Path, truth: CocoData, tmp_path: Path) -> tuple[Path, Path]:
+    """A config that reads the miniature with the demo's network, and random weights."""
+    from mmdet.registry import MODELS
+
+    config = tmp_path / "mini.py"
+    config.write_text(
+        f"""
+_base_ = [{str(REPOSITORY / "configs/demo/demo.py")!r}]
+data = dict(
+    _delete_=True, root={str(mini_cityscapes)!r}, labeled="annotations/train.json",
+    train_images="leftImg8bit/train", val="annotations/val.json", val_images="leftImg8bit/val",
+)
+teacher = dict(workers=0)
+"""
+    )
+    register_all()
+    model = MODELS.build(model_config(load_experiment(config, [])[1]["model"], len(truth.class_names)))
+    model.init_weights()
+    write_weights(tmp_path / "w.safetensors", model.state_dict(), tuple(truth.class_names))
+    return config, tmp_path / "w.safetensors"
+
+
+def test_evaluate__benchmark__prints_both_aps_and_leaves_the_results(
+    demo_network: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(*demo_network, benchmark="cityscapes", as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    official = report["cityscapes"]
+    assert official.keys() == {field.name for field in dataclasses.fields(CityscapesAP)}
+    assert official["per_class"].keys() == report["per_class"].keys()
+    folder = tmp_path / "cityscapes_val"
+    assert json.loads((folder / "results.json").read_text()) == official
+    assert len(list(folder.glob("*_pred.txt"))) == 10
+    assert len(list((folder / "masks").iterdir())) == report["predictions"] > 0
+    evaluate(*demo_network, benchmark="cityscapes")
+    assert "Cityscapes AP" in capsys.readouterr().out
+
+
+def test_evaluate__benchmark_of_a_split_without_annotations_fails_before_predicting(
+    demo_network: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, weights = demo_network
+    monkeypatch.setattr("stages.evaluate._predict", lambda *_: pytest.fail("predicted"))
+    photos = tmp_path / "elsewhere/val"
+    with pytest.raises(UserError, match="annotations that the benchmark reads are not there"):
+        evaluate(config, weights, benchmark="cityscapes", overrides=[f"data.val_images={photos}"])

@@ -9,7 +9,6 @@ import json
 import math
 import shutil
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cache.atomic import write_text
@@ -104,33 +103,47 @@ def record_result(folder: Path, found: CityscapesAP) -> None:
     write_text(folder / RECORD, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
 
 
-def write_results(folder: Path, truth: CocoData, predictions: Sequence[Mapping[str, Any]]) -> dict[int, Path]:
+def write_results(
+    folder: Path, truth: CocoData, predictions: Sequence[Mapping[str, Any]], *, jobs: int = 1
+) -> dict[int, Path]:
     """Write predictions as the benchmark wants them: a text file for each image, a binary PNG per instance.
 
     Args:
         folder: an empty folder (`claim_results`).
         predictions: COCO results with `image_id`, `category_id`, `score` and `segmentation` (compressed RLE).
+        jobs: processes that write.
 
     Returns:
         The text file of each image id; images without predictions have an empty one.
     """
     label_ids = {category.id: INSTANCE_CLASSES[category.name] for category in truth.categories}
-    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for prediction in predictions:
-        by_image[prediction["image_id"]].append(prediction)
+    instances: dict[int, list[_Instance]] = {image.id: [] for image in truth.images}
+    for item in predictions:
+        instance = (label_ids[item["category_id"]], float(item["score"]), item["segmentation"])
+        instances[item["image_id"]].append(instance)
     (folder / "masks").mkdir()
-    paths = {}
-    for image in truth.images:
-        key = frame_key(image.file_name)
-        lines = []
-        for place, prediction in enumerate(by_image[image.id]):
-            name = f"masks/{key}_{place:03d}.png"
-            mask = coco_mask.decode(prediction["segmentation"]).astype(bool)
-            Image.fromarray(mask).save(folder / name, compress_level=1)
-            lines.append(f"{name} {label_ids[prediction['category_id']]} {float(prediction['score'])!r}\n")
-        paths[image.id] = folder / f"{key}_pred.txt"
-        paths[image.id].write_text("".join(lines))
-    return paths
+    images = [(f"{frame_key(image.file_name)}", instances[image.id]) for image in truth.images]
+    written = parallel_map(partial(_write_image, folder=folder), images, jobs)
+    return {image.id: path for image, (_, path) in zip(truth.images, written, strict=True)}
+
+
+_Instance = tuple[int, float, dict[str, Any]]
+"""Label id, score and compressed RLE of one prediction."""
+
+
+def _write_image(image: tuple[str, list[_Instance]], folder: Path) -> Path:
+    key, instances = image
+    lines = []
+    for place, (label_id, score, rle) in enumerate(instances):
+        name = f"masks/{key}_{place:03d}.png"
+        mask = np.ascontiguousarray(coco_mask.decode(rle))
+        encoded, content = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1])
+        assert encoded
+        (folder / name).write_bytes(content.tobytes())
+        lines.append(f"{name} {label_id} {score!r}\n")
+    path = folder / f"{key}_pred.txt"
+    path.write_text("".join(lines))
+    return path
 
 
 def benchmark_ap(

@@ -71,6 +71,22 @@ def test_choose_listed__folder_and_ending_may_differ(tmp_path, listed, meant):
     assert choose_listed(NAMES, [listed, listed], tmp_path) == [meant]
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "ulm_000003_000019_gtFine_instanceIds.png",
+        "ulm/ulm_000003_000019_gtFine_polygons.json",
+        "gtFine/train/ulm/ulm_000003_000019_gtFine_labelIds.png",
+        "leftImg8bit/train/ulm/ulm_000003_000019_leftImg8bit.png",
+    ],
+)
+def test_choose_listed__annotation_files_of_cityscapes_mean_their_photos(tmp_path, listed):
+    names = ["ulm/ulm_000003_000019_leftImg8bit.png", "ulm/ulm_000004_000019_leftImg8bit.png"]
+    assert choose_listed(names, [listed], tmp_path) == names[:1]
+    with pytest.raises(UserError, match="fit no image of the data set: jena/ulm_000003_000019_gtFine_color"):
+        choose_listed(names, ["jena/ulm_000003_000019_gtFine_color.png"], tmp_path)
+
+
 def test_choose_listed__unknown_and_ambiguous_names_are_refused_together(tmp_path):
     with pytest.raises(UserError) as caught:
         choose_listed(NAMES, ["a.png", "nope.png", "z/b.c.png", "d.png"], tmp_path)

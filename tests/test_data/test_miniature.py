@@ -1,24 +1,30 @@
 """The miniatures: layout and encodings of the real data sets, and data that is not overwritten."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
 
 from s4m_pipeline.data.check import check_images
 from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES, LABEL_IDS, label_of
 from s4m_pipeline.data.coco import load_coco, parse_coco
 from s4m_pipeline.data.leak import check_leak
-from s4m_pipeline.data.miniature import coco
-from s4m_pipeline.data.miniature.cityscapes import write_cityscapes
+from s4m_pipeline.data.miniature import cityscapes, coco
 from s4m_pipeline.data.miniature.coco_categories import COCO_CATEGORIES
 from s4m_pipeline.data.splits import split_percent
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import truth_masks
 from s4m_pipeline.evaluation.mask_ap import mask_ap
+from s4m_pipeline.options.experiment import load_experiment
+from stages.data import app
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +130,7 @@ def test_run_lengths__of_any_mask__are_what_pycocotools_reads() -> None:
 
 @pytest.mark.parametrize(
     ("write", "taken"),
-    [(write_cityscapes, "gtFine"), (coco.write_coco, "train2017")],
+    [(cityscapes.write_cityscapes, "gtFine"), (coco.write_coco, "train2017")],
     ids=["cityscapes", "coco"],
 )
 def test_miniature__is_not_drawn_into_other_data(tmp_path: Path, write, taken: str) -> None:
@@ -132,3 +138,67 @@ def test_miniature__is_not_drawn_into_other_data(tmp_path: Path, write, taken: s
     with pytest.raises(UserError, match=rf"holds other data .*{taken}"):
         write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [taken]
+
+
+@pytest.mark.parametrize("data_set", ["cityscapes", "coco"])
+def test_miniature_command__finished_one_is_kept_unless_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_set: str
+) -> None:
+    monkeypatch.setattr(cityscapes, "FRAMES_PER_CITY", {"train": 1, "val": 1})
+    monkeypatch.setattr(coco, "SUBSETS", {"train2017": 2, "val2017": 2})
+    command = ["miniature", data_set, str(tmp_path)]
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    assert CliRunner().invoke(app, command).exit_code == 0
+    first = contents()
+    assert len(first) > 6
+    assert isinstance(CliRunner().invoke(app, command).exception, UserError)
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+    assert contents() == first
+    assert CliRunner().invoke(app, [*command, "--force", "--seed", "1"]).exit_code == 0
+    assert contents() != first
+
+
+def documented(*words: str) -> list[list[str]]:
+    """Arguments of the `s4m data` commands in docs/cityscapes.md that contain one of `words`."""
+    lines = (REPOSITORY / "docs/cityscapes.md").read_text().splitlines()
+    commands = [shlex.split(line)[2:] for line in lines if line.startswith("s4m data ")]
+    found = [command for command in commands if any(word in command for word in words)]
+    return sorted(found, key=lambda command: command[0] != "miniature")
+
+
+@pytest.mark.parametrize("data_set", ["cityscapes", "coco"])
+def test_documented_commands__on_the_miniature__write_what_the_configs_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    data_set: str,
+    mini_cityscapes: Path,
+    mini_coco: Path,
+) -> None:
+    folder = f"data/{data_set}"
+    drawn, made_later = {"cityscapes": (mini_cityscapes, "annotations"), "coco": (mini_coco, "splits")}[
+        data_set
+    ]
+    shutil.copytree(drawn, tmp_path / folder, ignore=shutil.ignore_patterns(made_later))
+    jsons = (f"{folder}/annotations/train.json", f"{folder}/annotations/instances_train2017.json")
+    monkeypatch.chdir(tmp_path)
+    miniature, *commands = documented(folder, *jsons)
+    assert miniature == ["miniature", data_set, folder]
+    expected = ["split"] if data_set == "coco" else ["convert", "check", "split"]
+    assert [command[0] for command in commands] == expected
+    for command in commands:
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, (command, done.output, done.exception)
+    percent = commands[-1][-1].rpartition("/")[2]
+    options, _ = load_experiment(REPOSITORY / f"configs/{data_set}/{data_set}_{percent}.py", [])
+    data = options.data
+    sets = [
+        load_coco(data.path(data.labeled), data.path(data.train_images)),
+        load_coco(data.path(data.unlabeled), data.path(data.train_images), labelled=False),
+        load_coco(*data.split("val")),
+    ]
+    for found in sets:
+        assert all(image.path.is_file() for image in found.images)
+    assert len(sets[0].images) == max(1, round(len(sets[0].images + sets[1].images) * int(percent) / 100))

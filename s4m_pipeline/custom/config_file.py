@@ -64,9 +64,8 @@ def _data(prepared: Prepared) -> str:
 
 def _training(prepared: Prepared, sizes: Fit) -> str:
     start = str(_SMALL_WEIGHTS.resolve()) if sizes.small else "torchvision://resnet50"
-    every = max(sizes.iterations // (2 if sizes.small else 10), 1)
+    every = sizes.iterations // (2 if sizes.small else 10)
     shared = [
-        f"    iterations={sizes.iterations},",
         f"    batch_size={sizes.batch_size},",
         f"    workers={0 if sizes.small else 4},",
         f"    precision={sizes.precision!r},",
@@ -81,6 +80,7 @@ def _training(prepared: Prepared, sizes: Fit) -> str:
     return "\n".join(
         [
             "teacher = dict(",
+            f"    iterations={sizes.iterations},",
             *shared,
             *([averaged] if sizes.small else []),
             ")",
@@ -88,11 +88,12 @@ def _training(prepared: Prepared, sizes: Fit) -> str:
             f"sd = dict(enabled={sizes.distil})  # True: the teacher also learns SAM 2's layout; slower",
             *(["refine = dict(nms_iou=0.5)"] if sizes.small else []),
             "student = dict(",
+            f"    iterations={sizes.student_iterations},",
             *shared,
             averaged,
             f"    unlabeled_batch_size={min(sizes.batch_size, len(prepared.unlabeled_images))},",
-            f"    burn_in={sizes.iterations // 6},  # the paper's shares of the training",
-            f"    refresh_every={max(sizes.iterations // (3 if sizes.small else 18), 1)},",
+            f"    burn_in={sizes.burn_in},",
+            f"    refresh_every={sizes.refresh_every},",
             f"    arp=dict(min_area_px={sizes.min_area_px}),",
             ")",
             *([] if sizes.small else ['param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0)]']),

@@ -53,6 +53,11 @@ class Fit:
     """Side of the square that is cut out for training."""
     batch_size: int
     iterations: int
+    """Of the teacher."""
+    student_iterations: int
+    burn_in: int
+    """Steps of the student with the fixed teacher's labels."""
+    refresh_every: int
     ema: float
     """Share of the old average that a step keeps: the window is the paper's part of the training (2,500 steps
     of 90,000)."""
@@ -83,7 +88,7 @@ def _median_sides(sizes_px: Sequence[tuple[int, int]]) -> tuple[float, float]:
 
 
 def _fit_cpu(short: float, long: float, num_labeled: int) -> Fit:
-    """Two cores: images as small as the demo's, a few hundred steps, minutes."""
+    """Two cores: images as small as the demo's, a few hundred steps, minutes; the shares are the demo's."""
     short_px = _multiple(min(max(short, 96), 160), 32)
     iterations = min(max(50 * num_labeled // 8, 200), 400)
     return Fit(
@@ -98,13 +103,19 @@ def _fit_cpu(short: float, long: float, num_labeled: int) -> Fit:
         crop_px=short_px,
         batch_size=8,
         iterations=iterations,
+        student_iterations=3 * iterations // 2,
+        burn_in=iterations // 2,
+        refresh_every=iterations // 2,
         ema=0.99,
         min_area_px=_min_area(short_px),
     )
 
 
 def _fit_gpu(short: float, long: float, num_labeled: int, device: Device, memory_bytes: int) -> Fit:
-    """Images near their own size, the largest crop of which two labelled and two unlabelled ones fit."""
+    """Images near their own size, the largest crop of which two labelled and two unlabelled ones fit.
+
+    Burn-in and refresh take the paper's shares of the training (15,000 and 5,000 of 90,000 steps).
+    """
     distil = memory_bytes >= 24 * GB
     room = 0.9 * memory_bytes - _WEIGHT_BYTES - (_SAM_BYTES if distil else 0)
     short_px = _multiple(min(max(short, 512), 1024), 32)
@@ -125,6 +136,9 @@ def _fit_gpu(short: float, long: float, num_labeled: int, device: Device, memory
         crop_px=crop_px,
         batch_size=batch_size,
         iterations=iterations,
+        student_iterations=iterations,
+        burn_in=iterations // 6,
+        refresh_every=iterations // 18,
         ema=round(1 - 36 / iterations, 4),
         min_area_px=_min_area(crop_px),
     )

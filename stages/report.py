@@ -64,12 +64,11 @@ def page(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
     ] = None,
 ) -> None:
-    """The page: `s4m report page WORK_DIR` is `s4m report WORK_DIR`. It is one file, WORK_DIR/report.html, that
-    needs no network and shows whatever of the experiment is done."""
+    """The page, one file that needs no network; `s4m report WORK_DIR` is the same."""
     if not work_dir.is_dir():
         raise UserError(
             f"{work_dir}: no such folder, and no command of s4m report.\n"
-            "Expected the folder of an experiment, such as work_dirs/demo, or a command: see s4m report --help"
+            "Expected the folder of an experiment, such as work_dirs/demo, or a command (s4m report --help)."
         )
     found = {name: read_run(work_dir / name) for name in (TEACHER, STUDENT)}
     runs = {name: run for name, run in found.items() if run is not None}

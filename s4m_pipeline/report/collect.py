@@ -79,9 +79,9 @@ def collect(
     stored = generations(places.cache)
     if not runs and not stored and not evaluation:
         raise UserError(
-            f"{places.folder} holds nothing to report: neither teacher/run.json nor student/run.json nor labels "
-            "in cache/.\nExpected the folder of an experiment, such as work_dirs/demo. It is begun by: "
-            "s4m pretrain-teacher CONFIG"
+            f"{places.folder} holds nothing to report: neither teacher/run.json nor student/run.json nor "
+            "labels in cache/.\nExpected the folder of an experiment, such as work_dirs/demo. "
+            "It is begun by: s4m pretrain-teacher CONFIG"
         )
     history = read_history(places.history)
     facts = collect_generations(places.cache, history)

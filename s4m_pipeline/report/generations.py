@@ -1,4 +1,4 @@
-"""The generations of a cache as facts: counts, agreement with the one before, quality, the gate's decision."""
+"""The generations of a cache as facts: counts, agreement with the one before, quality, gate."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ class GenerationFacts:
     state: State | None = None
     summary: Summary | None = None
     agreement: Change | None = None
-    """What changed since the generation before that is still there."""
+    """What changed since the last generation before it that is there and whole."""
     step: int | None = None
     """The student's step at which the labels were offered."""
     decision: str | None = None
@@ -55,10 +55,13 @@ def collect_generations(root: Path, history: Sequence[Mapping[str, Any]] = ()) -
     stored = generations(root)
     newest = current_number(root) if stored else 0
     told = {record["generation"]: record for record in history}
-    facts = [
-        _of_stored(generation, before, generation.number == newest, told.get(generation.number, {}))
-        for before, generation in zip([None, *stored], stored, strict=False)
-    ]
+    facts = []
+    before = None
+    for generation in stored:
+        record = told.get(generation.number, {})
+        facts.append(_of_stored(generation, before, generation.number == newest, record))
+        if facts[-1].fault is None:
+            before = generation
     gone = [
         GenerationFacts(number=number, status="removed", **_told(record))
         for number, record in told.items()

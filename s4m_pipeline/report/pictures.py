@@ -13,6 +13,7 @@ Pixels = npt.NDArray[np.uint8]
 GRID = 1000
 """Outlines are drawn in whole units, this many along the longer side of the image."""
 _TOLERANCE = 0.75
+_MAX_OUTLINE = 12_000
 _WORKING_PX = 1024
 _QUALITIES = (82, 65, 45)
 
@@ -45,7 +46,8 @@ def outline(mask: npt.NDArray[np.bool_]) -> str:
     """A mask (H, W) as the `d` of an SVG path, to be filled by the even-odd rule; empty without pixels.
 
     The contour is that of the mask resampled to 1024 pixels along its longer side, where it runs through the
-    centres of the outermost pixels; simplified by less than a thousandth of that side.
+    centres of the outermost pixels; simplified by less than a thousandth of that side. A mask so ragged
+    that its path would be longer than 12,000 characters is simplified until it is not.
     """
     height, width = mask.shape
     factor = _WORKING_PX / max(height, width)
@@ -55,11 +57,15 @@ def outline(mask: npt.NDArray[np.bool_]) -> str:
     contours, _ = cv2.findContours(fine.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     frame_wh = grid_size(height, width)
     scale_xy = np.array(frame_wh) / size_wh
-    return "".join(_path(contour[:, 0], scale_xy) for contour in contours)
+    points = [contour[:, 0].astype(np.float32) for contour in contours]
+    tolerance = _TOLERANCE
+    while len(path := "".join(_path(ring, scale_xy, tolerance) for ring in points)) > _MAX_OUTLINE:
+        tolerance *= 2
+    return path
 
 
-def _path(points_N2: npt.NDArray[np.int32], scale_xy: npt.NDArray[np.float64]) -> str:
+def _path(points_N2: npt.NDArray[np.float32], scale_xy: npt.NDArray[np.float64], tolerance: float) -> str:
     """A closed contour, given by the centres of its pixels."""
-    simple = cv2.approxPolyDP(points_N2[:, None].astype(np.float32), _TOLERANCE, True)[:, 0]
+    simple = cv2.approxPolyDP(points_N2[:, None], tolerance, True)[:, 0]
     places = np.rint((simple + 0.5) * scale_xy).astype(int).tolist()
     return "M" + "L".join(f"{x} {y}" for x, y in places) + "Z" if len(places) > 2 else ""

@@ -4,6 +4,7 @@ Messages are JSON objects that end in a zero byte; the browser reads them from d
 """
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -35,17 +36,23 @@ class Browser:
         self._in, from_browser = os.pipe()
         command = [executable, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         command += ["--no-first-run", "--disable-background-networking", "--remote-debugging-pipe"]
-        # The protocol's descriptors are 3 and 4 in the browser, whatever ours are.
-        shell = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
+        # Copies above 4, so that putting one in its place cannot overwrite the other.
+        reads, writes = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (to_browser, from_browser))
+
+        def put_in_place() -> None:
+            os.dup2(reads, 3)
+            os.dup2(writes, 4)
+
         self._process = subprocess.Popen(
-            ["sh", "-c", shell, "sh", *command, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(to_browser, from_browser),
+            [*command, f"--user-data-dir={profile}", "about:blank"],
+            preexec_fn=put_in_place,
+            pass_fds=(3, 4),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(to_browser)
-        os.close(from_browser)
+        for end in (to_browser, from_browser, reads, writes):
+            os.close(end)
         self._buffer = b""
         self._number = 0
         self._session: str | None = None

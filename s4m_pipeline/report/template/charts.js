@@ -76,7 +76,14 @@ function lineChart(stage, chart, events) {
   const legend = element("div", { class: "legend", role: "group", "aria-label": `Lines of ${title}` },
     chart.series.map((line, i) => legendEntry(line, i, state, redraw)));
   new ResizeObserver(redraw).observe(box);
-  return element("figure", { class: "chart" }, element("figcaption", {}, title, chart.unit ? `, ${chart.unit}` : ""), box, reading, legend);
+  return element("figure", { class: "chart" }, element("figcaption", {}, title, chart.unit ? `, ${chart.unit}` : ""), box, reading, legend, eventNote(events));
+}
+
+function eventNote(events) {
+  if (!events.length) return null;
+  const texts = events.slice(0, 8).map(({ step, text }) => `${text} at step ${whole(step)}`);
+  if (events.length > 8) texts.push(`${events.length - 8} more`);
+  return element("p", { class: "quiet" }, `Dashed: new labels (${texts.join(", ")})`);
 }
 
 function legendEntry(line, i, state, redraw) {

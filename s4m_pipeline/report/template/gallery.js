@@ -18,7 +18,8 @@ function drawGallery() {
       `${images.length} of ${whole(num_images)} unlabelled images: ` +
         (spread > 0 ? `${num_worst} where the masks of teacher and SAM 2 disagree most, ${spread} spread evenly over the others. ` : "") +
         "Sorted by disagreement (1 \u2212 IoU of the two masks, mean over the objects shown). " +
-        "Drag across a photo or move its slider to go from one set of masks to the other."),
+        "Drag across a photo or move its slider to go from one set of masks to the other." +
+        (images.some(({ truth }) => truth) ? " Against truth: IoU with the best true object of the same class." : "")),
   );
   if (unreadable.length) section.append(element("p", { class: "notice" }, `Not readable: ${unreadable.join(", ")}`));
   const grid = element("div", { class: "gallery" });

@@ -7,7 +7,11 @@ function drawLabels() {
   const generations = data.generations;
   if (!generations.length) return;
   const section = openSection("labels");
-  section.append(generationTable(generations));
+  const compared = generations.filter((generation) => generation.agreement);
+  section.append(generationTable("Generations of pseudo-labels", COLUMNS, generations), qualityNote(generations));
+  if (compared.length) {
+    section.append(generationTable("Against the generation before", AGREEMENT_COLUMNS, compared), agreementNote(compared));
+  }
   for (const { number, fault } of generations.filter((generation) => generation.fault)) {
     section.append(element("p", { class: "notice" }, `Generation ${number} is damaged: ${fault}`));
   }
@@ -31,29 +35,41 @@ const COLUMNS = [
   ["IoU teacher/refined", (g) => (g.summary && isKnown(g.summary.mean_raw_iou) ? fixed(g.summary.mean_raw_iou, 2) : null)],
   ["SQ", (g) => beforeAfter(g.quality, "SQ")],
   ["CA", (g) => beforeAfter(g.quality, "CA")],
+];
+/** Against the generation before. */
+const AGREEMENT_COLUMNS = [
   ["kept", (g) => (g.agreement ? share(g.agreement.kept, g.agreement) : null)],
   ["class changed", (g) => (g.agreement ? share(g.agreement.relabelled, g.agreement) : null)],
   ["lost", (g) => (g.agreement ? whole(g.agreement.lost) : null)],
   ["gained", (g) => (g.agreement ? whole(g.agreement.gained) : null)],
-  ["IoU of matches", (g) => (g.agreement && isKnown(g.agreement.mean_iou) ? fixed(g.agreement.mean_iou, 2) : null)],
+  ["mean IoU", (g) => (g.agreement && isKnown(g.agreement.mean_iou) ? fixed(g.agreement.mean_iou, 2) : null)],
 ];
 
-function generationTable(generations) {
-  const filledIn = COLUMNS.filter(([, cell]) => generations.some((generation) => isKnown(cell(generation))));
+function generationTable(caption, columns, generations) {
+  const filledIn = columns.filter(([, cell]) => generations.some((generation) => isKnown(cell(generation))));
   const rows = generations.map((generation) => [
     String(generation.number),
     ...filledIn.map(([, cell]) => cell(generation) ?? MISSING),
   ]);
-  const names = ["generation", ...filledIn.map(([name]) => name)];
-  const parts = [table("Generations of pseudo-labels", names, rows, "numbers")];
-  if (names.includes("SQ")) {
-    parts.push("SQ: mean IoU of true positives; CA: true positives / predictions; in percent, teacher\u2019s masks \u2192 refined. ");
+  return table(caption, ["generation", ...filledIn.map(([name]) => name)], rows, "numbers");
+}
+
+function qualityNote(generations) {
+  const notes = [];
+  if (generations.some(({ quality }) => isKnown(quality["SQ after"]))) {
+    notes.push("SQ: mean IoU of true positives; CA: true positives / predictions; in percent, teacher\u2019s masks \u2192 refined.");
   }
-  if (names.includes("kept")) {
-    const compared = generations.findLast((generation) => generation.agreement).agreement.num_images;
-    parts.push(`Kept to IoU of matches: against the generation before, on ${whole(compared)} images.`);
+  if (generations.some(({ held_out }) => held_out)) {
+    notes.push("Held-out PQ: panoptic quality in percent of the same labelling on the validation images, which the gate compares.");
   }
-  return element("div", {}, parts[0], element("p", { class: "quiet" }, ...parts.slice(1)));
+  return element("p", { class: "quiet" }, notes.join(" "));
+}
+
+function agreementNote(compared) {
+  const images = compared[compared.length - 1].agreement.num_images;
+  return element("p", { class: "quiet" },
+    `On ${whole(images)} images. Kept and class changed: share of the earlier objects that have a match ` +
+      "(IoU above one half); mean IoU: of the matches; lost and gained: objects without one.");
 }
 
 function imagesText(state) {

@@ -177,15 +177,7 @@ function drawProvenance() {
     section.append(table("Trainings", ["", ...columns], cells, "facts"));
   }
   const made = data.generations.filter((generation) => generation.summary);
-  if (made.length) {
-    const keys = [...new Set(made.flatMap((generation) => Object.keys(generation.summary.fingerprint)))];
-    const cells = keys.map((key) => [
-      key,
-      ...made.map((generation) => String(generation.summary.fingerprint[key] ?? MISSING)),
-    ]);
-    const names = made.map((generation) => `generation ${generation.number}`);
-    section.append(table("What the pseudo-labels depend on", ["", ...names], cells, "facts"));
-  }
+  if (made.length) section.append(originTable(made));
   for (const [stage, settings] of Object.entries(data.configs)) {
     section.append(
       element(
@@ -196,4 +188,18 @@ function drawProvenance() {
       ),
     );
   }
+}
+
+/** What each generation's labels were made from, by what, and in what time. */
+function originTable(made) {
+  const facts = made.map(({ state, summary, statistics }) => ({
+    published: state.published_at ? state.published_at.replace("T", " ").replace("+00:00", " UTC") : null,
+    classes: Object.keys(summary.per_class).join(", "),
+    "size on disk": `${(state.size_bytes / 1e6).toFixed(1)} MB in ${whole(state.num_parts)} parts`,
+    ...summary.fingerprint,
+    ...Object.fromEntries(Object.entries(statistics).filter(([, value]) => typeof value !== "object")),
+  }));
+  const keys = [...new Set(facts.flatMap(Object.keys))];
+  const rows = keys.map((key) => [key, ...facts.map((fact) => String(fact[key] ?? MISSING))]);
+  return table("Pseudo-labels", ["", ...made.map(({ number }) => `generation ${number}`)], rows, "facts");
 }

@@ -52,8 +52,8 @@ def _apply(config: dict[str, Any], override: str, open_keys: Sequence[str]) -> s
     *parents, leaf = name.split(".")
     node: Any = config
     for depth, parent in enumerate(parents):
-        if depth == 0 and parent in open_keys and parent not in config:
-            config[parent] = {}
+        if parents[0] in open_keys and isinstance(node, dict) and node.get(parent) is None:
+            node[parent] = {}
         child = _child(node, parent)
         if child is None:
             return f"--set {name}: no {'.'.join(parents[: depth + 1])} in the config{_near(parent, node)}"

@@ -84,7 +84,8 @@ def _train(
     labels, log = None, None
     if student.source == "cache":
         labels, log = on_first_rank(lambda: _find_labels(options, experiment, train, overwrite))
-        fingerprint |= labels.fingerprint
+        began_with = log.entries[0]["fingerprint"] if log.entries else labels.fingerprint
+        fingerprint |= {f"labels: {name}": str(value) for name, value in began_with.items()}
     settings = settings_of(options, parts, "data", "teacher", "sam", "refine", "student")
     record = on_first_rank(
         lambda: RunRecord.open(folder, "train-student", settings, fingerprint, overwrite=overwrite)
@@ -190,7 +191,13 @@ def _hooks(
     if not log.entries:
         publication = labels.generation.published()
         assert publication is not None  # it is current
-        number = labels.generation.number
-        log.record(0, number, "taken", made=number, **Outcome.of_published(publication).about)
+        log.record(
+            0,
+            labels.generation.number,
+            "taken",
+            made=labels.generation.number,
+            fingerprint=labels.fingerprint,
+            **Outcome.of_published(publication).about,
+        )
     epoch_steps = -(-len(labels.unlabeled.images) // student.unlabeled_batch_size)
     return [TakeLabels(labels.root, log, student, epoch_steps, RefineLabels(options, parts, labels.root))]

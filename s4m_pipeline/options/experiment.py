@@ -91,7 +91,7 @@ def parse_options(config: Mapping[str, Any], earlier_faults: Sequence[str] = ())
     faults += [f"{key}: missing" for key in ("model", "optim_wrapper", "train_pipeline") if key not in config]
     parsed: dict[str, Any] = {}
     for name, group in groups.items():
-        if group is StudentOptions and name not in config:
+        if group is StudentOptions and config.get(name) is None:
             parsed[name] = None
             continue
         try:

@@ -40,6 +40,8 @@ def parse_group(group: Any, prefix: str, raw: Mapping[str, Any]) -> Any:
     Raises:
         OptionFaults: with every fault of the group.
     """
+    if not isinstance(raw, Mapping):
+        raise OptionFaults([f"{prefix}: {raw!r} given, a group of keys expected"])
     hints = typing.get_type_hints(group)
     faults = [unknown_key(key, hints, f"{prefix}.") for key in raw if key not in hints]
     values = {}

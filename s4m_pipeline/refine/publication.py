@@ -12,14 +12,17 @@ from cache.sharding import ShardSpec
 from cache.summary import summarise
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.errors import UserError
-from s4m_pipeline.evaluation.ground_truth import truth_masks
-from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks
 from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
 from s4m_pipeline.refine.labeller import SCORE_BINS
+from s4m_pipeline.refine.measuring import quality_of_shard
 from s4m_pipeline.refine.record import ShardRecord
 
 AGREEMENT_IMAGES = 1000
 """Images at most on which a generation is compared with the one before."""
+
+
+class NoPseudoLabels(UserError):
+    """The teacher is sure of nothing in any image."""
 
 
 def publish_labels(
@@ -33,16 +36,19 @@ def publish_labels(
         quality: what was measured elsewhere.
 
     Raises:
-        UserError: if there is not a single pseudo-label, with a histogram of the teacher's scores.
+        NoPseudoLabels: if there is not a single one, with a histogram of the teacher's scores.
         CacheError: as `publish`.
     """
     shards = [ShardSpec(i + 1, generation.spec.num_shards) for i in range(generation.spec.num_shards)]
-    record = ShardRecord.sum([ShardRecord.read(generation, shard) for shard in shards])
+    records = {shard: ShardRecord.read(generation, shard) for shard in shards}
+    record = ShardRecord.sum(list(records.values()))
     summary = summarise(generation)
     if summary.num_instances == 0:
-        raise UserError(_no_labels(generation, record.score_histogram, min_score))
+        raise NoPseudoLabels(_no_labels(generation, record.score_histogram, min_score))
     if truth is not None:
-        quality = {**measure_quality(generation, truth).as_dict(generation.spec.classes), **quality}
+        counts = {shard: known.quality for shard, known in records.items()}
+        measured = measure_quality(generation, truth, counts).as_dict(generation.spec.classes)
+        quality = {**measured, **quality}
     statistics = {
         "instances an image": round(summary.num_instances / generation.image_ids.size, 3),
         "instances by class": summary.per_class,
@@ -70,24 +76,18 @@ def agreement_with_current(generation: Generation) -> float | None:
     return round(200 * change.kept / total, 2) if total else None
 
 
-def measure_quality(generation: Generation, truth: CocoData) -> RefinementQuality:
-    """Compare the labels of a generation, before and after refinement, with ground truth, image by image."""
-    quality = RefinementQuality(len(generation.spec.classes))
+def measure_quality(
+    generation: Generation, truth: CocoData, counts: Mapping[ShardSpec, Mapping[str, Any] | None]
+) -> RefinementQuality:
+    """Compare the labels of a generation, before and after refinement, with ground truth.
+
+    Args:
+        counts: for each shard, what was counted while its labels were made.
+    """
+    quality = RefinementQuality(len(truth.categories))
     with CacheReader(generation) as reader:
-        for image in truth.images:
-            if image.id not in reader:
-                continue
-            labels = reader.read(image.id, raw=True)
-            if (labels.height, labels.width) != (image.height, image.width):  # an unreadable file
-                continue
-            instances = labels.instances
-            assert instances.raw_masks is not None  # asked for
-            before = instances.raw_masks.dense((0, 0, image.height, image.width))
-            quality.add(
-                LabelledMasks(instances.labels, before),
-                LabelledMasks(instances.labels, labels.dense()),
-                truth_masks(truth, image),
-            )
+        for shard, counted in counts.items():
+            quality += quality_of_shard(reader, shard.assigned(generation.image_ids), truth, counted)
     return quality
 
 

@@ -179,16 +179,20 @@ def _group(extents_N5: Tensor, min_area_px: int) -> Group | None:
 
 def _cut_out(batch: LabelledImages, placement: Placement) -> tuple[Tensor, Tensor]:
     """Pixels (3, h, w) and masks (n, h, w) of the group at its new size, the visible part of them."""
-    source, (kept, box), at = placement.source, placement.group, placement.at
+    source, (kept, box), at, shown = placement.source, placement.group, placement.at, placement.visible
+    part = Box(shown.top - at.top, shown.left - at.left, shown.bottom - at.top, shown.right - at.left).slices
     content = batch.pixels_B3HW[source][:, *box.slices]
     masks = _index(kept, batch.masks[source][:, *box.slices])
-    if at.size_hw != box.size_hw:
-        content = F.interpolate(content[None], at.size_hw, mode="bilinear", align_corners=False)[0]
-        for dim, (length, scaled) in enumerate(zip(box.size_hw, at.size_hw, strict=True), start=1):
-            masks = masks.index_select(dim, _nearest(length, scaled, masks.device))
-    shown = placement.visible
-    part = Box(shown.top - at.top, shown.left - at.left, shown.bottom - at.top, shown.right - at.left).slices
-    return content[:, *part], masks[:, *part]
+    if at.size_hw == box.size_hw:
+        return content[:, *part], masks[:, *part]
+    content = F.interpolate(content[None], at.size_hw, mode="bilinear", align_corners=False)[0]
+    rows, columns = (
+        _nearest(length, scaled, masks.device)[shown_part]
+        for length, scaled, shown_part in zip(box.size_hw, at.size_hw, part, strict=True)
+    )
+    masks = masks.index_select(1, rows)
+    # Along rows, `gather` is several times faster than `index_select` on a CPU.
+    return content[:, *part], masks.gather(2, columns.expand(*masks.shape[:2], -1))
 
 
 def _nearest(length: int, scaled: int, device: torch.device) -> Tensor:

@@ -16,7 +16,8 @@ class GenerationLog:
 
     Its lines are dicts with `step`, `made` (the generation decided on), `decision` ("taken", "warned",
     "rejected"), `generation` (the one in use from that step on), and `quality` and `statistics` of the one
-    decided on, which may be gone from the cache long before this line.
+    decided on, which may be gone from the cache long before this line. The first one has the `fingerprint`
+    of the labels that the training began with.
 
     Args:
         path: the file; it need not exist.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import CacheError
-from cache.fingerprint import explain_list
+from cache.fingerprint import Fingerprint, explain_list
 from cache.generation import Generation
 from cache.generations import current, current_number, generations
 from s4m_pipeline.data.coco import CocoData
@@ -21,9 +21,9 @@ class Labels:
     unlabeled: UnlabeledImages
 
     @property
-    def fingerprint(self) -> dict[str, str]:
+    def fingerprint(self) -> Fingerprint:
         """What the labels were made of."""
-        return {f"labels: {name}": str(value) for name, value in self.generation.spec.fingerprint.items()}
+        return self.generation.spec.fingerprint
 
 
 def find_labels(root: Path, number: int | None, train: CocoData, unlabeled: UnlabeledImages) -> Labels:

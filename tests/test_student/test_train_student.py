@@ -1,0 +1,275 @@
+"""The student's training: real runs on a few scenes, killed inside and outside a refresh, and refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from safetensors.torch import load_file
+
+from cache.errors import CacheError
+from cache.generations import current_number
+from s4m_pipeline.errors import UserError
+from s4m_pipeline.refine.gate import Outcome
+from s4m_pipeline.student import label_maker
+from tests.test_refine.conftest import labels_of
+from tests.test_student.conftest import TrainStudent, prepare
+
+WITHOUT_REFRESH = ("student.refresh_every=None", "student.burn_in=0")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them; the processes started here have one as well."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    student_experiment: Path, tmp_path_factory: pytest.TempPathFactory, _one_thread: None
+) -> Path:
+    """The work folder of a run that nothing disturbed."""
+    from stages.train_student import train_student
+
+    work = prepare(student_experiment, tmp_path_factory.mktemp("uninterrupted") / "work")
+    train_student(student_experiment / "study.py", [], work)
+    return work
+
+
+def log(work: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (work / "student/generations.jsonl").read_text().splitlines()]
+
+
+def taken(work: Path) -> list[tuple[int, int, str]]:
+    return [(entry["step"], entry["generation"], entry["decision"]) for entry in log(work)]
+
+
+def assert_same_end(first: Path, second: Path) -> None:
+    """Same weights, same history of labels, same last labels."""
+    one, other = (load_file(work / "student/weights.safetensors") for work in (first, second))
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+    assert taken(first) == taken(second)
+    newest = current_number(first / "cache")
+    assert newest == current_number(second / "cache")
+    before, after = labels_of(first / "cache", newest), labels_of(second / "cache", newest)
+    for image_id, columns in before.items():
+        for name, values in columns.items():
+            np.testing.assert_array_equal(values, after[image_id][name])
+
+
+def start(experiment: Path, work: Path) -> subprocess.Popen:
+    code = (
+        "import sys; from pathlib import Path; from stages.train_student import train_student;"
+        "train_student(Path(sys.argv[1]), [], Path(sys.argv[2]))"
+    )
+    arguments = [sys.executable, "-c", code, str(experiment / "study.py"), str(work)]
+    return subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_train_student__finished_run_has_refreshed_its_labels_twice(uninterrupted: Path) -> None:
+    assert taken(uninterrupted) == [(0, 1, "taken"), (2, 2, "taken"), (4, 3, "taken")]
+    assert current_number(uninterrupted / "cache") == 3
+    assert {path.name for path in (uninterrupted / "cache").glob("gen-*")} == {"gen-0002", "gen-0003"}
+    assert all("held_out" in entry["quality"] for entry in log(uninterrupted))
+    record = json.loads((uninterrupted / "student/run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["result"].keys() >= {"step", "AP", "AP50", "seconds"}
+    assert record["data"]["labels: prompt"] == "points"
+
+
+@pytest.mark.parametrize(
+    "moment", ["cache/gen-0002/parts/part*", "student/iter_3.pth"], ids=["refresh", "step"]
+)
+def test_train_student__killed_and_repeated_ends_in_the_same_place(
+    moment: str,
+    uninterrupted: Path,
+    train_student: TrainStudent,
+    student_experiment: Path,
+    tmp_path: Path,
+) -> None:
+    work = prepare(student_experiment, tmp_path / "killed")
+    process = start(student_experiment, work)
+    deadline = time.monotonic() + 120
+    while not any(work.glob(moment)):
+        assert process.poll() is None, f"ended with {process.returncode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (work / "student/weights.safetensors").exists()
+    train_student("killed")
+    assert_same_end(uninterrupted, work)
+
+
+def test_train_student__terminated_in_a_refresh_saves_and_goes_on_with_it(
+    uninterrupted: Path, train_student: TrainStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = label_maker.label_shard_of
+
+    def label_and_signal(*arguments: Any, **options: Any) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as caught:
+        patched.setattr(label_maker, "label_shard_of", label_and_signal)
+        train_student("stopped")
+    assert caught.value.code == 143
+    assert taken(tmp_path / "stopped") == [(0, 1, "taken")]
+    assert_same_end(uninterrupted, train_student("stopped"))
+
+
+def test_train_student__number_of_workers_does_not_change_the_end(
+    uninterrupted: Path, train_student: TrainStudent
+) -> None:
+    assert_same_end(uninterrupted, train_student("run", "student.workers=2"))
+
+
+def test_train_student__rejected_labels_are_not_taken(
+    train_student: TrainStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        label_maker.RefineLabels, "__call__", lambda *arguments: Outcome("rejected", {"quality": {}})
+    )
+    work = train_student("run", "student.iterations=3")
+    assert taken(work) == [(0, 1, "taken"), (2, 1, "rejected")]
+    assert log(work)[1]["made"] == 2
+
+
+def test_train_student__labels_published_by_another_process_are_taken_after_an_epoch(
+    train_student: TrainStudent, student_experiment: Path
+) -> None:
+    hook = f"custom_hooks=[{{'type': 'RefineAtStep2', 'config': '{student_experiment / 'study.py'}'}}]"
+    work = train_student("run", *WITHOUT_REFRESH, "student.iterations=5", hook)
+    assert taken(work) == [(0, 1, "taken"), (3, 2, "taken")]  # six images, two a step
+
+
+def test_train_student__control_experiment_needs_no_cache(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(prepare(student_experiment, tmp_path / "control") / "cache")
+    work = train_student("control", *WITHOUT_REFRESH, "student.source=labeled", "student.iterations=2")
+    assert not (work / "student/generations.jsonl").exists()
+    lines = (work / "student/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["pseudo_instances"] > 0
+
+
+def test_train_student__without_pseudo_labels_learns_from_the_labelled_branch_only(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    """A generation with labels in one of six images: most steps see none."""
+    work = prepare(student_experiment, tmp_path / "run")
+    shutil.rmtree(work / "cache")
+    scores = np.concatenate(
+        [columns["score"] for columns in labels_of(student_experiment / "work/cache").values()]
+    )
+    from stages.refine import refine
+
+    almost_none = f"refine.min_score={float(np.sort(scores)[-2])}"
+    refine(
+        student_experiment / "study.py",
+        shard=None,
+        generation=None,
+        teacher=None,
+        preview=None,
+        overrides=[almost_none],
+        work_dir=work,
+        trust_checkpoint=False,
+    )
+    train_student("run", *WITHOUT_REFRESH, almost_none, "student.log_every=1", "student.arp.fraction=0.0")
+    records = [json.loads(line) for line in (work / "student/metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "loss" in record]
+    empty = [record for record in steps if record["pseudo_instances"] == 0]
+    assert 0 < len(empty) < len(steps)
+    for record in steps:
+        unsupervised = sum(value for name, value in record.items() if name.startswith("unsup_"))
+        assert (unsupervised == 0) == (record["pseudo_instances"] == 0)
+        assert record["loss"] > 0
+
+
+def test_train_student__missing_shards_are_named_with_the_commands_that_make_them(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    from stages.refine import refine
+
+    work = prepare(student_experiment, tmp_path / "run")
+    shutil.rmtree(work / "cache")
+    with pytest.raises(CacheError, match="no pseudo-labels to learn from"):
+        train_student("run")
+    refine(
+        student_experiment / "study.py",
+        shard="2/3",
+        generation=None,
+        teacher=None,
+        preview=None,
+        overrides=None,
+        work_dir=work,
+        trust_checkpoint=False,
+    )
+    with pytest.raises(CacheError, match=r"(?s)2 of 3 shards.*s4m refine CONFIG --shard 1/3\n.*--shard 3/3"):
+        train_student("run")
+    assert not (work / "student").exists()
+
+
+def test_train_student__labels_of_another_image_list_are_refused(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    document = json.loads((student_experiment / "data/train.json").read_text())
+    gone = document["images"].pop()["id"]
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] != gone]
+    fewer = tmp_path / "fewer.json"
+    fewer.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"image ids: stored 6 entries, given 5(.|\n)*s4m refine CONFIG"):
+        train_student("run", f"data.unlabeled={fewer}")
+
+
+def test_train_student__config_without_student_is_refused(tiny_config: Path, tmp_path: Path) -> None:
+    from stages.train_student import train_student as command
+
+    config = tmp_path / "teacher_only.py"
+    config.write_text(f"_base_ = [{str(tiny_config)!r}]\nstudent = None\n")
+    with pytest.raises(UserError, match="no group `student`"):
+        command(config, [], tmp_path / "run")
+
+
+class RefineAtStep2(Hook):
+    """As another process would: a second generation of labels, while the training goes on."""
+
+    def __init__(self, config: str) -> None:
+        self.config = Path(config)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        from stages.refine import refine
+
+        if runner.iter == 1:
+            refine(
+                self.config,
+                shard=None,
+                generation=2,
+                teacher=None,
+                preview=None,
+                overrides=None,
+                work_dir=Path(runner.work_dir).parent,
+                trust_checkpoint=False,
+            )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered_hooks() -> None:
+    from mmengine.registry import HOOKS
+
+    HOOKS.register_module(module=RefineAtStep2, force=True)

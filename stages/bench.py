@@ -16,6 +16,7 @@ class Benchmark(StrEnum):
     distillation = "distillation"
     refine = "refine"
     prompts = "prompts"
+    arp = "arp"
 
 
 def bench(

@@ -1,8 +1,8 @@
 """ARP: instances of one unlabelled image are pasted into another, a step on the batch (paper, section 3.3).
 
 What is drawn and placed is decided on the CPU, in integers, from torch's global CPU generator: the same seed
-gives the same masks on every device. Whole masks are read three times: their extents before, the merged copy,
-and the test for emptied ones after; the device is waited for once before and once after pasting.
+gives the same masks on every device. The host reads back from the device twice a step: the extents of all
+instances before pasting, and which ones are left after it.
 
 Axes: B images, N instances of one image, H x W the padded size, h x w a part of it.
 """

@@ -143,7 +143,11 @@ def _model(student: StudentOptions, parts: dict[str, Any], num_classes: int) -> 
     from s4m_pipeline.engine.parts import model_config
 
     model = model_config(parts["model"], num_classes, student.init_from)
-    model.update(type="StudentMask2Former", unlabeled_weight=student.unlabeled_weight)
+    model.update(
+        type="StudentMask2Former",
+        unlabeled_weight=student.unlabeled_weight,
+        unlabeled_background=student.unlabeled_background,
+    )
     model["data_preprocessor"].update(
         type="StudentPreprocessor", arp=student.arp, photometric=student.photometric
     )

@@ -1,6 +1,7 @@
 """The student: Mask2Former on labelled and pseudo-labelled images in one pass (paper, 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -21,12 +22,14 @@ class StudentMask2Former(InstanceMask2Former):
 
     Args:
         unlabeled_weight: lambda_u.
+        unlabeled_background: class weight of "no object" in the loss on pseudo-labels.
         network: arguments of `InstanceMask2Former`.
     """
 
-    def __init__(self, *, unlabeled_weight: float, **network: object) -> None:
+    def __init__(self, *, unlabeled_weight: float, unlabeled_background: float, **network: object) -> None:
         super().__init__(**network)
         self.unlabeled_weight = unlabeled_weight
+        self.unlabeled_background = unlabeled_background
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of both branches, those of the unlabelled one with the prefix `unsup_`.
@@ -49,10 +52,24 @@ class StudentMask2Former(InstanceMask2Former):
         losses = self._losses(class_logits, mask_logits, batch_data_samples, labeled)
         # The head averages over ranks, so all have to take part: with nothing to learn, at weight 0.
         weight = self.unlabeled_weight if teaching else 0.0
-        unsupervised = self._losses(class_logits, mask_logits, batch_data_samples, teaching or unlabeled[:1])
+        with self._background_weight(self.unlabeled_background):
+            unsupervised = self._losses(
+                class_logits, mask_logits, batch_data_samples, teaching or unlabeled[:1]
+            )
         losses |= {f"unsup_{name}": weight * value for name, value in unsupervised.items()}
         losses["pseudo_instances"] = batch_inputs.new_tensor(sum(counts) / max(len(counts), 1))
         return losses
+
+    @contextmanager
+    def _background_weight(self, weight: float) -> Iterator[None]:
+        """Another weight of "no object" for the losses in this context."""
+        head = self.panoptic_head
+        usual = head.class_weight
+        head.class_weight = head.loss_cls.class_weight = [*usual[:-1], weight]
+        try:
+            yield
+        finally:
+            head.class_weight = head.loss_cls.class_weight = usual
 
     def _losses(
         self,

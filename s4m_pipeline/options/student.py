@@ -69,6 +69,9 @@ class StudentOptions(TrainOptions):
     """Unlabelled images per step, on all devices together."""
     unlabeled_weight: float = 2.0
     """Weight of the loss on pseudo-labels beside that on labels (lambda_u)."""
+    unlabeled_background: float = 0.1
+    """Weight of "no object" in the loss on pseudo-labels; on labels it is 0.1. At 0 the student is told what
+    is there, and not that nothing is where the teacher saw nothing."""
     source: Literal["cache", "labeled"] = "cache"
     """Images of the unlabelled branch: those of the cache, or the labelled ones with their annotations, which
     is the control experiment: the same training without unlabelled data."""
@@ -95,6 +98,7 @@ class StudentOptions(TrainOptions):
         least = {
             "unlabeled_batch_size": 1,
             "unlabeled_weight": 0,
+            "unlabeled_background": 0,
             "burn_in": 0,
             "gate_drop": 0,
             "keep_generations": 1,

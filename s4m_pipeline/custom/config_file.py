@@ -1,11 +1,12 @@
 """The text of an experiment's config: an mmengine Python file on top of the shipped bases."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import s4m_pipeline
 from s4m_pipeline.custom.fitting import Device, Fit
-from s4m_pipeline.custom.sources import Prepared, common_root
+from s4m_pipeline.custom.sources import Prepared
 
 CONFIGS = Path(s4m_pipeline.__file__).parents[1] / "configs"
 """The shipped configs: beside the package, in a clone as in an installed wheel."""
@@ -57,8 +58,8 @@ def _data(prepared: Prepared) -> str:
     places["unlabeled"] = prepared.unlabeled
     folders = {"labeled": "train_images", "val": "val_images", "test": "test_images"}
     places |= {folders[name]: data.images_root for name, data in sets.items() if data}
-    root = common_root([*places.values()])
-    lines = [f"    {name}={_text(place.resolve().relative_to(root))}," for name, place in places.items()]
+    root = Path(os.path.commonpath([place.resolve() for place in places.values() if place.is_dir()]))
+    lines = [f"    {name}={_text(_from(root, place))}," for name, place in places.items()]
     return "\n".join(["data = dict(", f"    root={_text(root)},  # the other paths start here", *lines, ")"])
 
 
@@ -127,6 +128,12 @@ test_pipeline = [
     dict(type="PackDetInputs"),
 ]
 """
+
+
+def _from(root: Path, place: Path) -> Path:
+    """Relative where it lies below the root, as that may move; else absolute."""
+    whole = place.resolve()
+    return whole.relative_to(root) if whole.is_relative_to(root) else whole
 
 
 def _texts(paths: Sequence[Path]) -> str:

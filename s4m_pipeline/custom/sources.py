@@ -1,6 +1,5 @@
 """The data sets of a new experiment: checked whole, free of leaks, and split where there is no validation."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -196,10 +195,3 @@ def _refuse_shared(option: str, images: Sequence[CocoImage], known: Sequence[Coc
             f"{option}: {len(names)} images are in another part of the experiment, too: "
             f"{first_names(names)}. Take them out of one."
         )
-
-
-def common_root(paths: Sequence[Path]) -> Path:
-    """The deepest folder that all of these files and folders are in."""
-    return Path(
-        os.path.commonpath([path.resolve() if path.is_dir() else path.resolve().parent for path in paths])
-    )

@@ -170,7 +170,7 @@ def _events(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "step": record["step"],
-            "text": f"generation {record['generation']} {record.get('decision', '')}".strip(),
+            "text": f"generation {record['made']} {record.get('decision', '')}".strip(),
         }
         for record in history
         if isinstance(record.get("step"), int)

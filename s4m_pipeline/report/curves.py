@@ -11,7 +11,7 @@ from typing import Any
 MAX_POINTS = 400
 """Longer curves are thinned: no screen shows more, and a page of 368,750 steps stays small."""
 
-_AUXILIARY = re.compile(r"(^|\.)d\d+\.")
+_AUXILIARY = re.compile(r"(^|[._])d\d+\.")
 """Losses of the earlier decoder layers (deep supervision); `loss` holds them, too."""
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache import sealed
 from cache.compare import Change, compare
 from cache.errors import CacheError
 from cache.generation import Generation
 from cache.generations import current_number, generations
 from cache.reader import CacheReader
 from cache.summary import State, Summary, state, summarise
+from s4m_pipeline.refine.gate import REJECTED
 
 MAX_COMPARED = 2000
 """Images, spread evenly over all, on which two generations are compared."""
@@ -25,7 +27,7 @@ class GenerationFacts:
 
     number: int
     status: str
-    """`current`, `published`, `incomplete`, `damaged`, or `removed` (known from the history alone)."""
+    """`current`, `published`, `rejected`, `incomplete`, `damaged`, or `removed` (known from the history)."""
     state: State | None = None
     summary: Summary | None = None
     agreement: Change | None = None
@@ -33,16 +35,15 @@ class GenerationFacts:
     step: int | None = None
     """The student's step at which the labels were offered."""
     decision: str | None = None
-    """`taken`, `rejected` or `warned`."""
+    """The gate's word: `taken`, `rejected` or `warned`."""
     quality: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, Any] = field(default_factory=dict)
     fault: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, the figures of all parts side by side."""
-        plain = dataclasses.asdict(self)
-        held_out = self.statistics.get("held_out")
-        return {**plain, "held_out": held_out if isinstance(held_out, dict) else None}
+        held_out = self.quality.get("held_out")
+        return {**dataclasses.asdict(self), "held_out": held_out if isinstance(held_out, dict) else None}
 
 
 def collect_generations(root: Path, history: Sequence[Mapping[str, Any]] = ()) -> list[GenerationFacts]:
@@ -54,7 +55,7 @@ def collect_generations(root: Path, history: Sequence[Mapping[str, Any]] = ()) -
     """
     stored = generations(root)
     newest = current_number(root) if stored else 0
-    told = {record["generation"]: record for record in history}
+    told = {record["made"]: record for record in history}
     facts = []
     before = None
     for generation in stored:
@@ -71,15 +72,14 @@ def collect_generations(root: Path, history: Sequence[Mapping[str, Any]] = ()) -
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The student's generations.jsonl: an object a line with `generation`, `step`, `decision`, `quality`,
-    `statistics`; none where there is no file, half a line of a killed run is passed over."""
+    """The lines of a student's generations.jsonl (see `student.generations.GenerationLog`) that are whole."""
     records = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and isinstance(record.get("generation"), int):
+        if isinstance(record, dict) and isinstance(record.get("made"), int):
             records.append(record)
     return records
 
@@ -89,21 +89,31 @@ def _of_stored(
 ) -> GenerationFacts:
     told = _told(record)
     try:
-        found, summary = state(generation), summarise(generation)
+        found, summary, refused = state(generation), summarise(generation), _refusal(generation)
         agreement = None if before is None else _agreement(before, generation)
     except CacheError as error:
         return GenerationFacts(number=generation.number, status="damaged", fault=str(error), **told)
-    told["quality"] |= summary.quality or {}
+    told["quality"] |= refused.get("quality", {}) | (summary.quality or {})
     told["statistics"] |= summary.statistics or {}
+    told["decision"] = told["decision"] or told["quality"].get("gate")
+    unpublished = "rejected" if refused else "incomplete"
     published = "current" if is_current else "published"
     return GenerationFacts(
         number=generation.number,
-        status=published if found.published_at else "incomplete",
+        status=published if found.published_at else unpublished,
         state=found,
         summary=summary,
         agreement=agreement,
         **told,
     )
+
+
+def _refusal(generation: Generation) -> dict[str, Any]:
+    """What the gate kept about labels that it refused; nothing about others."""
+    try:
+        return sealed.read(generation.path / REJECTED)
+    except FileNotFoundError:
+        return {}
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:

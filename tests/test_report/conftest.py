@@ -134,7 +134,14 @@ def write_training(folder: Path, stage: str, data: DataOptions) -> None:
     }
     (folder / "run.json").write_text(json.dumps(run))
     records: list[dict[str, Any]] = [
-        {"step": step, "loss": 40 / step, "loss_cls": 1.0, "d0.loss_cls": 9.0, "lr": 0.1}
+        {
+            "step": step,
+            "loss": 40 / step,
+            "loss_cls": 1.0,
+            "d0.loss_cls": 9.0,
+            "unsup_d1.loss_cls": 9.0,
+            "lr": 0.1,
+        }
         for step in range(10, 41, 10)
     ]
     records[2:2] = [{"step": 20, "seconds": 1.0, "val_AP": 10.0, "val_AP50": 20.0}]
@@ -167,8 +174,14 @@ def write_generation(root: Path, number: int, data: DataOptions, held_out: float
             writer.append(ImageLabels(image_id=image_id, height=HEIGHT, width=WIDTH, instances=instances))
     publish(
         generation,
-        quality={"SQ before": 80.0, "SQ after": 90.0, "CA before": 50.0, "CA after": None},
-        statistics={"held_out": {"PQ": held_out}, "seconds: teacher": 1.5},
+        quality={
+            "SQ before": 80.0,
+            "SQ after": 90.0,
+            "CA before": 50.0,
+            "CA after": None,
+            "held_out": {"PQ": held_out},
+        },
+        statistics={"seconds: teacher": 1.5},
     )
 
 
@@ -182,8 +195,14 @@ def write_experiment(folder: Path, source: DataSource, *, until: str = "student"
         write_training(folder / "student", "train-student", source.data)
         write_generation(folder / "cache", 2, source.data, held_out=44.0)
         history = [
-            {"step": 20, "generation": 2, "decision": "taken", "quality": {}, "statistics": {}},
-            {"step": 30, "generation": 3, "decision": "rejected", "statistics": {"held_out": {"PQ": 30.0}}},
+            {"step": 20, "made": 2, "generation": 2, "decision": "taken", "quality": {}, "statistics": {}},
+            {
+                "step": 30,
+                "made": 3,
+                "generation": 2,
+                "decision": "rejected",
+                "quality": {"held_out": {"PQ": 30.0}},
+            },
         ]
         lines = [json.dumps(record) for record in history] + ['{"step": 4']
         (folder / "student/generations.jsonl").write_text("\n".join(lines))

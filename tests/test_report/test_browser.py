@@ -209,9 +209,14 @@ def test_chart__legend__switches_lines(opened: Browser) -> None:
 def test_page__printed__has_no_controls(opened: Browser) -> None:
     opened.send("Emulation.setEmulatedMedia", media="print")
     try:
-        for hidden in ("nav", ".card input", ".legend", ".choice"):
+        for hidden in ("nav", ".card input", ".choice"):
             assert not opened.evaluate(f"document.querySelector('{hidden}').checkVisibility()")
         assert opened.evaluate("document.querySelector('.card img').checkVisibility()")
+        opened.send(
+            "Emulation.setDeviceMetricsOverride", width=700, height=900, deviceScaleFactor=1, mobile=False
+        )
+        plot = "document.querySelector('.plot svg').getBoundingClientRect().right"
+        assert opened.evaluate(f"{plot} <= innerWidth")
     finally:
         opened.send("Emulation.setEmulatedMedia", media="")
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache import sealed
 from cache.generation import Generation
+from cache.generations import begin
 from cache.reader import CacheReader
 from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.refine.gate import REJECTED
 from s4m_pipeline.report.collect import DataSource
 from s4m_pipeline.report.curves import read_metrics, thinned, training_charts
 from s4m_pipeline.report.gallery import Source, build_gallery, choose, disagreements
@@ -98,6 +101,21 @@ def test_collect_generations__damaged_labels_are_told_and_do_not_hide_the_rest(d
     assert second.agreement is None
     reason = experiment.contents()["gallery_reason"]
     assert "gen-0001" in reason
+
+
+def test_collect_generations__refused_by_the_gate_is_told_from_an_unfinished_one(
+    data_source, tmp_path
+) -> None:
+    experiment = write_experiment(tmp_path / "work", data_source, until="cache")
+    root = experiment.folder / "cache"
+    spec = Generation(root, 1).spec
+    for number in (2, 3):
+        begin(root, spec, number)
+    sealed.write(root / "gen-0002" / REJECTED, {"quality": {"held_out": {"PQ": 12.0}, "gate": "rejected"}})
+    facts = collect_generations(root)
+    assert [fact.status for fact in facts] == ["current", "rejected", "incomplete"]
+    assert [fact.decision for fact in facts] == [None, "rejected", None]
+    assert facts[1].as_dict()["held_out"] == {"PQ": 12.0}
 
 
 def test_disagreements__are_means_over_the_instances_of_an_image(finished: Experiment) -> None:

@@ -28,11 +28,11 @@ const COLUMNS = [
   ["gate", (g) => (isKnown(g.decision) ? element("span", { class: `gate ${g.decision}` }, g.decision) : null)],
   ["held-out PQ", (g) => (g.held_out && isKnown(g.held_out.PQ) ? fixed(g.held_out.PQ) : null)],
   ["images", (g) => (g.state ? imagesText(g.state) : null)],
-  ["objects", (g) => (g.summary ? whole(g.summary.num_instances) : null)],
+  ["objects", (g) => (isKnown(objectCount(g)) ? whole(objectCount(g)) : null)],
   ["an image", (g) => instancesAnImage(g)],
   ["without any", (g) => (g.summary ? whole(g.summary.num_without) : null)],
-  ["mean score", (g) => (g.summary && isKnown(g.summary.mean_score) ? fixed(g.summary.mean_score, 2) : null)],
-  ["IoU teacher/refined", (g) => (g.summary && isKnown(g.summary.mean_raw_iou) ? fixed(g.summary.mean_raw_iou, 2) : null)],
+  ["mean score", (g) => numberOf(g.summary ? g.summary.mean_score : g.statistics["mean score"])],
+  ["IoU teacher/refined", (g) => numberOf(g.summary && g.summary.mean_raw_iou)],
   ["SQ", (g) => beforeAfter(g.quality, "SQ")],
   ["CA", (g) => beforeAfter(g.quality, "CA")],
 ];
@@ -42,7 +42,7 @@ const AGREEMENT_COLUMNS = [
   ["class changed", (g) => (g.agreement ? share(g.agreement.relabelled, g.agreement) : null)],
   ["lost", (g) => (g.agreement ? whole(g.agreement.lost) : null)],
   ["gained", (g) => (g.agreement ? whole(g.agreement.gained) : null)],
-  ["mean IoU", (g) => (g.agreement && isKnown(g.agreement.mean_iou) ? fixed(g.agreement.mean_iou, 2) : null)],
+  ["mean IoU", (g) => numberOf(g.agreement.mean_iou)],
 ];
 
 function generationTable(caption, columns, generations) {
@@ -70,6 +70,17 @@ function agreementNote(compared) {
   return element("p", { class: "quiet" },
     `On ${whole(images)} images. Kept and class changed: share of the earlier objects that have a match ` +
       "(IoU above one half); mean IoU: of the matches; lost and gained: objects without one.");
+}
+
+function numberOf(value) {
+  return isKnown(value) ? fixed(value, 2) : null;
+}
+
+/** Objects of a generation, also of one whose labels are gone. */
+function objectCount({ summary, statistics }) {
+  if (summary) return summary.num_instances;
+  const counts = statistics["instances by class"];
+  return counts ? Object.values(counts).reduce((sum, count) => sum + count, 0) : null;
 }
 
 function imagesText(state) {

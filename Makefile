@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # One thread per process: tests run in two processes, and small models gain nothing from more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test torture lint format types ops
+.PHONY: help setup demo test browser torture lint format types ops
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -46,6 +46,18 @@ data/demo/split/split.json: | setup
 
 work_dirs/demo/teacher/weights.safetensors: | data/demo/split/split.json
 	$(BIN)/s4m pretrain-teacher configs/demo/demo.py
+
+# Not a part of `setup`: it installs for the whole system. Without a browser, the tests that need one are skipped.
+browser: ## Install Chromium, in which the tests look at the report's page (Debian, as root)
+	@for name in chromium chromium-headless-shell chromium-browser google-chrome google-chrome-stable; do \
+	  if command -v $$name; then exit 0; fi; \
+	done; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "make browser: no Chromium or Chrome on the PATH; install one (Debian: sudo apt-get install chromium)." >&2; \
+	  exit 1; \
+	fi; \
+	apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium fonts-liberation
 
 test: setup ## Run the tests
 	$(BIN)/pytest -n 2 --dist loadfile  # what a file shares (models, data) is built once

@@ -41,8 +41,13 @@ function controls(state, classes, generations, images, redraw) {
     choice("Generation", generations.map((number) => [number, String(number)]), state.generation, change("generation")),
     layers.length > 2 ? choice("Left", layers, state.left, change("left")) : null,
     layers.length > 2 ? choice("Right", layers, state.right, change("right")) : null,
-    element("ul", { class: "classes", "aria-label": "Colours of the classes" }, present.map(([label, name]) => element("li", {}, classSwatch(label), name))),
+    present.length <= CLASS_COLOURS.length ? legendOfClasses(present) : null,  // beyond, colours repeat
   );
+}
+
+function legendOfClasses(present) {
+  const entries = present.map(([label, name]) => element("li", {}, classSwatch(label), name));
+  return element("ul", { class: "classes", "aria-label": "Colours of the classes" }, entries);
 }
 
 function hasClass(image, label) {

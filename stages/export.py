@@ -26,8 +26,8 @@ Kind = Annotated[
     Literal["ema", "student"] | None,
     typer.Option(
         "--weights",
-        help="Of a .pth: the average over training steps, or the weights after the last one.  "
-        "[default: the average if there is one]",
+        help="Of a .pth: the average over training steps, or the weights after the last one.",
+        show_default="the average if there is one",
     ),
 ]
 Overrides = Annotated[
@@ -117,14 +117,14 @@ def labels(
     generation: Annotated[
         int | None,
         typer.Option(
-            "--generation", "-g", min=1, help="Number of a generation.  [default: the published one]"
+            "--generation", "-g", min=1, help="Number of a generation.", show_default="the published one"
         ),
     ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
-            help="COCO JSON or folder of the unlabelled images, for their file names.  "
-            "[default: as the experiment's config says]"
+            help="COCO JSON or folder of the unlabelled images, for their file names.",
+            show_default="as the experiment's config says",
         ),
     ] = None,
 ) -> None:

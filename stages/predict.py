@@ -26,7 +26,8 @@ def predict(
         list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of images at any depth.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write.  [default: work_dirs/<config name>/predictions]")
+        Path | None,
+        typer.Option(help="Folder to write.", show_default="work_dirs/<config name>/predictions"),
     ] = None,
     min_score: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out objects of a lower score; 0 keeps all, for AP.")

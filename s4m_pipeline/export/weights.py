@@ -49,7 +49,7 @@ def choose_weights(path: Path, kind: Kind | None, *, trust: bool = False) -> Cho
     if last is None and kind == "ema":
         raise UserError(
             f"{path} holds no averaged weights: its training kept no average.\n"
-            "Leave --weights out, or train with teacher.ema (student: always)."
+            "Leave --weights out, or train with teacher.ema (student.ema) set."
         )
     if last is not None and kind == "student":
         tensors: dict[str, Tensor] = {

@@ -67,7 +67,7 @@ def _eroded(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
 
 def _write_names(picture: Image.Image, found: Detections, classes: Sequence[str], factor: int) -> None:
     """Class and score beside each object, where they cover no text of a more certain one if there is room."""
-    size_px = min(28, max(13, round(max(picture.size) / 60)))
+    size_px = min(24, max(13, round(max(picture.size) / 80)))
     font = ImageFont.load_default(size_px)
     draw = ImageDraw.Draw(picture)
     taken: list[Box] = []

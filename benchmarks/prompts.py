@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from cache.records import Instances
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.engine.checkpoint import load_weights, read_weights
@@ -81,7 +82,12 @@ def _measure(
         for image, result, truth in zip(labelled, refined, truths, strict=True):
             labels = image.kept.label.cpu().numpy().astype(np.int64)
             before, after = image.teacher_masks.cpu().numpy(), result.masks.cpu().numpy()
-            quality[kind].add(LabelledMasks(labels, before), LabelledMasks(labels, after), truth)
+            quality[kind].add(
+                Instances.create(
+                    masks=after, raw_masks=before, labels=labels, scores=image.kept.score.cpu().numpy()
+                ),
+                truth,
+            )
 
 
 def _print(quality: dict[str, RefinementQuality], classes: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The writer of one shard: append images, commit them as parts, resume after a kill."""
 
 import shutil
+from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
@@ -36,6 +37,7 @@ class ShardWriter:
         pending: int64, sorted: the shard's images that had no labels when the writer was opened.
         num_stored: images of this shard that already had labels.
         num_discarded: half-written parts of a predecessor, removed at opening.
+        on_commit: called after a part was stored, by the thread that stored it.
 
     Raises:
         LockedError: if another living process writes this shard; the message names its host and process.
@@ -68,6 +70,7 @@ class ShardWriter:
         self._open_ids = set(self.pending.tolist())
         self._buffer: list[ImageLabels] = []
         self._buffer_bytes = 0
+        self.on_commit: Callable[[], None] = lambda: None
 
     def append(self, labels: ImageLabels) -> None:
         """Take the labels of one image; they are stored at the next commit, at the latest when a bound is
@@ -105,6 +108,7 @@ class ShardWriter:
         except OSError as error:
             self._open_ids.update(image.image_id for image in images)
             raise disk_error(path, needed, error) from error
+        self.on_commit()
 
     def close(self) -> None:
         """Let the shard go without committing."""

@@ -1,7 +1,9 @@
 """Stage 2: pseudo-labels of the unlabelled images by teacher and SAM 2, in shards, into the cache."""
 
+import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +11,7 @@ import typer
 
 from s4m_pipeline import console
 from s4m_pipeline.options.experiment import load_experiment
-from stages.artifacts import CACHE, experiment_folder, teacher_weights
+from stages.artifacts import CACHE, STUDENT, experiment_folder, read_run, teacher_weights
 
 if TYPE_CHECKING:
     from cache.sharding import ShardSpec
@@ -34,6 +36,16 @@ def refine(
     preview: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Draw the labels of N images; store nothing.")
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Beside a training: label anew with each newest checkpoint of the student."
+        ),
+    ] = False,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(help="COCO JSON to measure the labels by.  [default: refine.ground_truth]"),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
     ] = None,
@@ -45,7 +57,12 @@ def refine(
     ] = False,
 ) -> None:
     """Label the unlabelled images; a run that was interrupted goes on with what has no labels yet."""
+    if follow and (generation or preview):
+        raise typer.BadParameter("--follow numbers its generations itself and draws nothing")
     options, parts = load_experiment(config, overrides or [])
+    if ground_truth is not None:
+        recipe = dataclasses.replace(options.refine, ground_truth=str(ground_truth.absolute()))
+        options = dataclasses.replace(options, refine=recipe)
     experiment = experiment_folder(config, work_dir)
     share = _share(shard)
     if share is None and preview is None and len(gpus := _visible_gpus()) > 1:
@@ -59,6 +76,8 @@ def refine(
         from s4m_pipeline.refine.preview import preview_labels
 
         path = preview_labels(inputs, generation or 1, preview, experiment / "preview.png")
+    elif follow:
+        path = _follow(inputs, experiment, share)
     else:
         path = _label(inputs, experiment / CACHE, share, generation)
     console.result.print(f"{path}", markup=False, soft_wrap=True)
@@ -79,18 +98,39 @@ def _visible_gpus() -> list[str]:
 def _label(inputs: "RefineInputs", root: Path, share: "ShardSpec | None", number: int | None) -> Path:
     """Label a shard, or all images, and publish what is complete; returns the generation's folder."""
     from cache.sharding import ShardSpec
-    from s4m_pipeline.engine.hooks import StopOnSignal
     from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
 
     share = share or ShardSpec(1, 1)
     generation = begin_generation(inputs, root, number, share.count)
+    if generation.published() is None:
+        _until_stopped(lambda stop: label_shard_of(inputs, generation, share, stop=stop))
+    if publish_if_complete(inputs, generation).word == "rejected":
+        raise SystemExit(1)
+    return generation.path
+
+
+def _follow(inputs: "RefineInputs", experiment: Path, share: "ShardSpec | None") -> Path:
+    """Refresh the labels while the student is trained; returns the cache's folder once training has ended."""
+    from cache.sharding import ShardSpec
+    from s4m_pipeline.refine.follow import follow
+
+    root, folder = experiment / CACHE, experiment / STUDENT
+
+    def ended() -> bool:
+        return (read_run(folder) or {}).get("status") in ("finished", "failed")
+
+    share = share or ShardSpec(1, 1)
+    _until_stopped(lambda stop: follow(inputs, root, folder, share, ended=ended, stop=stop))
+    return root
+
+
+def _until_stopped(work: Callable[[Callable[[], bool]], bool]) -> None:
+    """Do work that asks whether a signal has come, and returns False if it ended for that; then exit."""
+    from s4m_pipeline.engine.hooks import StopOnSignal
+
     stop = StopOnSignal()
     with stop.listening():
-        done = generation.published() is not None or label_shard_of(
-            inputs, generation, share, stop=lambda: bool(stop.received)
-        )
+        done = work(lambda: bool(stop.received))
     if not done:
         console.progress.print("Stopped by a signal; the same command goes on from there.")
         raise SystemExit(128 + stop.received)
-    publish_if_complete(inputs, generation)
-    return generation.path

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.masks import Masks, iou
+
 MATCH_IOU = 0.5
 
 
@@ -39,9 +41,10 @@ def pseudo_label_quality(
     matched: list[float] = []
     best: list[float] = []
     for predicted, truth in zip(predictions, truths, strict=True):
-        iou = mask_iou(predicted.masks, truth.masks)
-        best += iou.max(axis=1, initial=0.0).tolist()
-        matched += match_iou(_of_same_class(iou, predicted, truth))
+        of_any_class = mask_iou(predicted.masks, truth.masks)
+        best += of_any_class.max(axis=1, initial=0.0).tolist()
+        same_class = predicted.labels[:, None] == truth.labels[None]
+        matched += match_iou(np.where(same_class, of_any_class, 0.0))
     num_predictions = sum(len(p.labels) for p in predictions)
     return PseudoLabelQuality(
         segmentation_quality=100 * float(np.mean(matched)) if matched else float("nan"),
@@ -52,9 +55,9 @@ def pseudo_label_quality(
     )
 
 
-def match_iou(iou: NDArray[np.float64]) -> list[float]:
+def match_iou(ious: NDArray[np.float64]) -> list[float]:
     """IoUs of the matches above one half, greedy by row (falling score); each column is matched once."""
-    free = iou.copy()
+    free = ious.copy()
     matched = []
     for row in range(len(free)):
         if free.shape[1] and free[row].max() > MATCH_IOU:
@@ -66,7 +69,23 @@ def match_iou(iou: NDArray[np.float64]) -> list[float]:
 
 def same_class_iou(predicted: LabelledMasks, truth: LabelledMasks) -> NDArray[np.float64]:
     """(N, M) IoU, 0 where the labels differ."""
-    return _of_same_class(mask_iou(predicted.masks, truth.masks), predicted, truth)
+    return packed_iou(
+        predicted.labels, Masks.from_dense(predicted.masks), truth.labels, Masks.from_dense(truth.masks)
+    )
+
+
+def packed_iou(
+    labels: NDArray[np.integer], masks: Masks, truth_labels: NDArray[np.integer], truth: Masks
+) -> NDArray[np.float64]:
+    """The same for masks as the cache keeps them: only what two boxes share is looked at."""
+    top, bottom = masks.boxes[:, None, :2], masks.boxes[:, None, 2:]
+    share_pixels = (
+        np.minimum(bottom, truth.boxes[None, :, 2:]) > np.maximum(top, truth.boxes[None, :, :2])
+    ).all(axis=2)
+    found = np.zeros((len(masks), len(truth)))
+    for i, j in np.argwhere(share_pixels & (labels[:, None] == truth_labels[None])).tolist():
+        found[i, j] = iou(masks, i, truth, j)
+    return found
 
 
 def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -75,11 +94,5 @@ def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
     flat_a, flat_b = (masks.reshape(len(masks), pixels).astype(np.float32) for masks in (a, b))
     intersection = (flat_a @ flat_b.T).astype(np.float64)
     union = flat_a.sum(1)[:, None] + flat_b.sum(1)[None] - intersection
-    iou: NDArray[np.float64] = intersection / np.maximum(union, 1)
-    return iou
-
-
-def _of_same_class(
-    iou: NDArray[np.float64], predicted: LabelledMasks, truth: LabelledMasks
-) -> NDArray[np.float64]:
-    return np.where(predicted.labels[:, None] == truth.labels[None], iou, 0.0)
+    ious: NDArray[np.float64] = intersection / np.maximum(union, 1)
+    return ious

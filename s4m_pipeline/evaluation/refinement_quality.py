@@ -1,10 +1,13 @@
 """What refinement did to pseudo-labels: their quality before and after, measured against ground truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks, same_class_iou
+from cache.masks import Masks
+from cache.records import Instances
+from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks, packed_iou
 from s4m_pipeline.evaluation.tally import ClassTallies
 
 NOTICEABLE = 0.01
@@ -27,14 +30,40 @@ class RefinementQuality:
         self.after = ClassTallies.empty(num_classes)
         self.improved = self.worsened = 0
 
-    def add(self, before: LabelledMasks, after: LabelledMasks, truth: LabelledMasks) -> None:
-        """Count one image; `before` and `after` hold the same instances by falling score."""
-        iou_before, iou_after = same_class_iou(before, truth), same_class_iou(after, truth)
-        change = iou_after.max(axis=1, initial=0.0) - iou_before.max(axis=1, initial=0.0)
+    def add(self, found: Instances, truth: LabelledMasks) -> None:
+        """Count one image; `found` is sorted by falling score and has the masks before refinement, too."""
+        assert found.raw_masks is not None  # the caller's business
+        objects = Masks.from_dense(truth.masks)
+        before = packed_iou(found.labels, found.raw_masks, truth.labels, objects)
+        after = packed_iou(found.labels, found.masks, truth.labels, objects)
+        change = after.max(axis=1, initial=0.0) - before.max(axis=1, initial=0.0)
         self.improved += int(np.count_nonzero(change >= NOTICEABLE))
         self.worsened += int(np.count_nonzero(change <= -NOTICEABLE))
-        self.before.add(before.labels, truth.labels, iou_before)
-        self.after.add(after.labels, truth.labels, iou_after)
+        self.before.add(found.labels, truth.labels, before)
+        self.after.add(found.labels, truth.labels, after)
+
+    def __add__(self, other: "RefinementQuality") -> "RefinementQuality":
+        both = RefinementQuality(0)
+        both.before, both.after = self.before + other.before, self.after + other.after
+        both.improved, both.worsened = self.improved + other.improved, self.worsened + other.worsened
+        return both
+
+    def counts(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return {
+            "before": self.before.rows(),
+            "after": self.after.rows(),
+            "improved": self.improved,
+            "worsened": self.worsened,
+        }
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, Any]) -> "RefinementQuality":
+        """From what `counts` gave."""
+        quality = cls(0)
+        quality.before, quality.after = (ClassTallies.from_rows(counts[name]) for name in ("before", "after"))
+        quality.improved, quality.worsened = counts["improved"], counts["worsened"]
+        return quality
 
     def as_dict(self, classes: Sequence[str]) -> dict[str, float | int | None]:
         """Figures in percent, overall and by class (names by label), rounded to hundredths."""

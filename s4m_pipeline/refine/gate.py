@@ -68,19 +68,36 @@ def pass_gate(options: StudentOptions, generation: Generation, quality: dict[str
     if word == "warned":
         console.progress.print(f"Warning: {reason}.", soft_wrap=True)
         return outcome
-    _keep_rejection(generation, outcome)
+    return reject(
+        generation,
+        quality,
+        f"{reason}. `s4m cache publish {generation.root} --generation {generation.number}` takes it all the "
+        "same.",
+    )
+
+
+def reject(generation: Generation, quality: Mapping[str, Any], reason: str) -> Outcome:
+    """Say that readers keep the labels they have, and why, and keep a note of it beside the labels.
+
+    Raises:
+        CacheError: if the disk refuses.
+    """
+    outcome = Outcome("rejected", {"quality": {**quality, "gate": "rejected"}})
+    path = generation.path / REJECTED
+    try:
+        sealed.write(path, dict(outcome.about))
+    except OSError as error:
+        raise disk_error(path, 4096, error) from error
+    kept = f"gen-{current_number(generation.root):04d}"
     console.progress.print(
-        f"{generation.name} is not published: {reason}. Readers keep {current.name}. "
-        f"`s4m cache publish {generation.root} --generation {generation.number}` takes it all the same.",
-        soft_wrap=True,
-        markup=False,
+        f"{generation.name} is not published, readers keep {kept}: {reason}", soft_wrap=True, markup=False
     )
     return outcome
 
 
 def is_rejected(generation: Generation) -> bool:
-    """Whether the gate has refused it and nobody has published it since."""
-    return (generation.path / REJECTED).exists() and generation.published() is None
+    """Whether the gate has refused it."""
+    return (generation.path / REJECTED).exists()
 
 
 def _current(generation: Generation) -> Generation | None:
@@ -92,11 +109,3 @@ def _pq(generation: Generation) -> float | None:
     publication = generation.published() or {"quality": {}}
     pq: float | None = publication["quality"].get("held_out", {}).get("PQ")
     return pq
-
-
-def _keep_rejection(generation: Generation, outcome: Outcome) -> None:
-    path = generation.path / REJECTED
-    try:
-        sealed.write(path, dict(outcome.about))
-    except OSError as error:
-        raise disk_error(path, 4096, error) from error

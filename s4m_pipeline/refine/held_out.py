@@ -15,13 +15,14 @@ import numpy as np
 from cache.atomic import write_text
 from cache.errors import disk_error
 from cache.generation import Generation
+from cache.masks import Masks
 from cache.sharding import ShardSpec
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import truth_masks
-from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks, same_class_iou
+from s4m_pipeline.evaluation.pseudo_label_quality import packed_iou
 from s4m_pipeline.evaluation.tally import ClassTallies, Tally
-from s4m_pipeline.refine.labeller import Labelled, Labeller
+from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.refine.photos import (
     PhotoFiles,
     Unreadable,
@@ -56,9 +57,13 @@ def measure_share(
     for batch in batches_by_size(photos, labeller.batch_size, labeller.divisor_px):
         if stop():
             return None
-        for labelled in labeller.label(batch):
-            found, truth = _masks_of(labelled), truth_masks(held_out, images[labelled.photo.image_id])
-            tallies.add(found.labels, truth.labels, same_class_iou(found, truth))
+        for labels in labeller.label_and_fetch(batch):
+            found = labels.pack().instances
+            truth = truth_masks(held_out, images[labels.image_id])
+            objects = Masks.from_dense(truth.masks)
+            tallies.add(
+                found.labels, truth.labels, packed_iou(found.labels, found.masks, truth.labels, objects)
+            )
     if unreadable:
         raise UserError(
             f"{len(unreadable)} validation images cannot be used:\n"
@@ -66,12 +71,6 @@ def measure_share(
             "Mend these files: generations are compared on all of them."
         )
     return tallies
-
-
-def _masks_of(labelled: Labelled) -> LabelledMasks:
-    refined = labelled.refined
-    masks = labelled.teacher_masks if refined is None else refined.masks
-    return LabelledMasks(labelled.kept.label.cpu().numpy(), masks.cpu().numpy())
 
 
 def write_share(generation: Generation, shard: ShardSpec, held_out: CocoData, tallies: ClassTallies) -> None:

@@ -1,12 +1,13 @@
 """Pseudo-labels of a batch of photos: the teacher finds objects, SAM 2 redraws them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
+from numpy.typing import NDArray
 from torch import Tensor
 
 from s4m_pipeline.errors import UserError
@@ -19,6 +20,9 @@ from s4m_pipeline.refine.refiner import Refined, refine_masks
 from s4m_pipeline.refine.selection import KeptQueries, select_queries
 from s4m_pipeline.refine.stopwatch import Stopwatch
 from s4m_pipeline.sam import BatchedSam
+from s4m_pipeline.sam.chunks import Chunker
+
+Result = TypeVar("Result")
 
 SCORE_BINS = 20
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,7 +59,9 @@ class Labeller:
 
     The labels of an image depend on nothing but the image, the two networks, the recipe and the number of the
     generation. The teacher always computes full batches (the last photo is repeated), so that its arithmetic,
-    which decides where points are drawn, is the same for every image of one input size.
+    which decides where points are drawn, is the same for every image of one input size. When device memory
+    runs out, batches are halved, once and for all; labels are then the same but for the last bits of that
+    arithmetic.
 
     Args:
         teacher: `InstanceMask2Former` in eval mode, on its device.
@@ -87,6 +93,7 @@ class Labeller:
         self.recipe = recipe
         self.generation = generation
         self.batch_size = batch_size
+        self.chunks = Chunker(batch_size, "image")
         self.precision = precision
         self.stopwatch = Stopwatch()
         self.score_histogram = np.zeros(SCORE_BINS, np.int64)
@@ -101,22 +108,50 @@ class Labeller:
         """Whether the teacher is on a GPU."""
         return next(self.teacher.parameters()).is_cuda
 
-    @torch.inference_mode()
     def label(self, photos: Sequence[Photo]) -> list[Labelled]:
         """Label up to `batch_size` photos whose inputs have one padded size.
 
         Raises:
             UserError: if the teacher's output is not finite, or the device has no memory for one image.
         """
+        return self._in_chunks(photos, lambda labelled: labelled)
+
+    def label_and_fetch(self, photos: Sequence[Photo]) -> list[PseudoLabels]:
+        """Label as `label`, and bring what the cache keeps to the CPU."""
+
+        def fetch(labelled: list[Labelled]) -> list[PseudoLabels]:
+            with self.stopwatch.measure("masks"):
+                return [image.fetch() for image in labelled]
+
+        return self._in_chunks(photos, fetch)
+
+    @torch.inference_mode()
+    def _in_chunks(
+        self, photos: Sequence[Photo], finish: Callable[[list[Labelled]], list[Result]]
+    ) -> list[Result]:
+        """Whatever runs out of device memory on the way, is done again with half as many photos."""
+
+        def run(start: int, stop: int) -> tuple[list[Result], NDArray[np.int64]]:
+            labelled, scores = self._label_chunk(photos[start:stop])
+            return finish(labelled), scores
+
+        results: list[Result] = []
+        for _, (finished, histogram) in self.chunks.map(run, len(photos)):
+            self.score_histogram += histogram  # not before, or a repeated chunk would count twice
+            results += finished
+        return results
+
+    def _label_chunk(self, photos: Sequence[Photo]) -> tuple[list[Labelled], NDArray[np.int64]]:
         measure = self.stopwatch.measure
         with measure("teacher"):
-            kept = self._kept_queries(photos)
+            kept, histogram = self._kept_queries(photos)
         with measure("masks"):
             teacher_masks = [_full_size(labels) for labels in kept]
         refined = self._refine(photos, kept)
-        return [Labelled(*parts) for parts in zip(photos, kept, teacher_masks, refined, strict=True)]
+        labelled = [Labelled(*parts) for parts in zip(photos, kept, teacher_masks, refined, strict=True)]
+        return labelled, histogram
 
-    def _kept_queries(self, photos: Sequence[Photo]) -> list[KeptQueries]:
+    def _kept_queries(self, photos: Sequence[Photo]) -> tuple[list[KeptQueries], NDArray[np.int64]]:
         frames = [MaskFrame(_size(photo.pixels), _size(photo.inputs)) for photo in photos]
         found = self._ask_teacher(photos, frames)
         recipe, kept = self.recipe, []
@@ -138,13 +173,12 @@ class Labeller:
                 f"{[photo.image_id for photo in photos]}.\n"
                 "Take another checkpoint with --teacher, or compute with teacher.precision=fp32."
             )
-        self.score_histogram += np.histogram(scores, SCORE_BINS, (0, 1))[0]
-        return kept
+        return kept, np.histogram(scores, SCORE_BINS, (0, 1))[0]
 
     def _ask_teacher(
         self, photos: Sequence[Photo], frames: Sequence[MaskFrame]
     ) -> list[tuple[Tensor, Tensor]]:
-        missing = self.batch_size - len(photos)
+        missing = self.chunks.size - len(photos)
         inputs = [photo.inputs for photo in photos]
         samples = [
             DetDataSample(metainfo={"img_shape": frame.input_hw_px, "ori_shape": frame.image_hw_px})

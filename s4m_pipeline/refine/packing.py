@@ -1,7 +1,7 @@
 """From masks on the device to labels in the cache: only crops travel, bits are packed on another thread."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cache.masks import Masks
 from cache.records import ImageLabels, Instances
-from cache.writer import ShardWriter
 from s4m_pipeline.refine.prompts import boxes_of
 
 
@@ -77,10 +76,14 @@ class BackgroundWriter:
 
     What goes wrong there is raised by the next `put`, or on leaving the context. At most `max_waiting`
     batches wait: a slow disk then slows `put` down instead of filling the memory.
+
+    Args:
+        store: takes the labels of one image.
+        max_waiting: batches.
     """
 
-    def __init__(self, writer: ShardWriter, max_waiting: int = 4) -> None:
-        self._writer = writer
+    def __init__(self, store: Callable[[ImageLabels], None], max_waiting: int = 4) -> None:
+        self._store_one = store
         self._max_waiting = max_waiting
         self._thread = ThreadPoolExecutor(1, "writer")
         self._waiting: deque[Future[None]] = deque()
@@ -93,7 +96,7 @@ class BackgroundWriter:
 
     def _store(self, batch: Sequence[PseudoLabels]) -> None:
         for labels in batch:
-            self._writer.append(labels.pack())
+            self._store_one(labels.pack())
 
     def __enter__(self) -> "BackgroundWriter":
         return self

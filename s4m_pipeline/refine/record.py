@@ -1,9 +1,11 @@
 """What a shard tells about its work, kept beside its parts for whoever publishes the generation."""
 
 import dataclasses
+import functools
 import json
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,18 @@ from typing import Any
 from cache.atomic import write_text
 from cache.errors import disk_error
 from cache.generation import Generation
+from cache.records import ImageLabels
 from cache.sharding import ShardSpec
-from s4m_pipeline.refine.labeller import SCORE_BINS
+from cache.writer import ShardWriter
+from s4m_pipeline.data.coco import CocoData
+from s4m_pipeline.refine.labeller import SCORE_BINS, Labeller
+from s4m_pipeline.refine.measuring import LabelMeter, sum_counts
+from s4m_pipeline.refine.photos import Unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """The sessions of one shard so far, or of several shards; a session that was killed is not counted."""
+    """The sessions of one shard so far, or of several shards; of one that was killed, what it had stored."""
 
     images: int = 0
     seconds: float = 0.0
@@ -27,6 +34,8 @@ class ShardRecord:
     """Best object class confidence of every query, kept or not, in equal bins from 0 to 1."""
     unreadable: dict[str, list[str]] = field(default_factory=dict)
     """File name and reason by image id."""
+    quality: Mapping[str, Any] | None = None
+    """What `LabelMeter` counted; None without ground truth."""
 
     @classmethod
     def read(cls, generation: Generation, shard: ShardSpec) -> "ShardRecord":
@@ -61,6 +70,7 @@ class ShardRecord:
             stage_seconds={name: round(seconds, 3) for name, seconds in stages.items()},
             score_histogram=[sum(counts) for counts in zip(*histograms, strict=True)],
             unreadable=unreadable,
+            quality=functools.reduce(sum_counts, (record.quality for record in records), None),
         )
 
     def statistics(self) -> dict[str, Any]:
@@ -70,6 +80,56 @@ class ShardRecord:
             "unreadable images": len(self.unreadable),
             **{f"seconds: {name}": seconds for name, seconds in self.stage_seconds.items()},
         }
+
+
+class Recorder:
+    """Hands labels to a writer, and keeps the shard's record in step with what is stored.
+
+    Args:
+        writer: of the shard.
+        labeller: whose times and scores are recorded.
+        truth: what labels are compared with, if there is any.
+
+    Attributes:
+        unreadable: to be filled in before their empty labels are appended.
+    """
+
+    def __init__(self, writer: ShardWriter, labeller: Labeller, truth: CocoData | None) -> None:
+        self.unreadable: Sequence[Unreadable] = ()
+        self._writer = writer
+        self._labeller = labeller
+        self._meter = None if truth is None else LabelMeter(truth)
+        self._before = ShardRecord.read(writer.generation, writer.shard)
+        self._began = time.perf_counter()
+        self._images = 0
+        writer.on_commit = self.save
+
+    def append(self, labels: ImageLabels) -> None:
+        """Take the labels of one image, as `ShardWriter.append`."""
+        self._images += 1
+        if self._meter is not None:
+            self._meter.add(labels)
+        self._writer.append(labels)
+
+    def session(self) -> ShardRecord:
+        """What was done since the beginning."""
+        stages = dict(self._labeller.stopwatch.seconds)
+        return ShardRecord(
+            images=self._images - len(self.unreadable),
+            seconds=round(time.perf_counter() - self._began, 3),
+            stage_seconds={name: round(seconds, 3) for name, seconds in stages.items()},
+            score_histogram=self._labeller.score_histogram.tolist(),
+            unreadable={str(image.image_id): [image.file_name, image.reason] for image in self.unreadable},
+            quality=None if self._meter is None else self._meter.counts(),
+        )
+
+    def save(self) -> None:
+        """Write the record of all sessions of the shard.
+
+        Raises:
+            CacheError: if the disk refuses.
+        """
+        ShardRecord.sum([self._before, self.session()]).write(self._writer.generation, self._writer.shard)
 
 
 def _path(generation: Generation, shard: ShardSpec) -> Path:

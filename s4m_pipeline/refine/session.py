@@ -20,7 +20,7 @@ from s4m_pipeline import console
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.evaluation.tally import ClassTallies
 from s4m_pipeline.refine.build import Networks, build_labeller, networks_on_device, photo_files
-from s4m_pipeline.refine.gate import Outcome, pass_gate
+from s4m_pipeline.refine.gate import Outcome, pass_gate, reject
 from s4m_pipeline.refine.held_out import (
     DRAWS_OF_GENERATION,
     held_out_figures,
@@ -30,8 +30,7 @@ from s4m_pipeline.refine.held_out import (
     write_share,
 )
 from s4m_pipeline.refine.inputs import RefineInputs
-from s4m_pipeline.refine.publication import publish_labels
-from s4m_pipeline.refine.record import ShardRecord
+from s4m_pipeline.refine.publication import NoPseudoLabels, publish_labels
 from s4m_pipeline.refine.report import print_publication, print_session
 from s4m_pipeline.refine.shard import label_shard
 
@@ -95,7 +94,7 @@ def publish_if_complete(inputs: RefineInputs, generation: Generation) -> Outcome
     The same labels get the same decision, however often it is asked for.
 
     Raises:
-        UserError: if there is not a single pseudo-label.
+        NoPseudoLabels: if there is not a single one, and no earlier generation to keep.
         CacheError: if a part is damaged, or a later generation is current already.
     """
     publication = generation.published()
@@ -112,7 +111,12 @@ def publish_if_complete(inputs: RefineInputs, generation: Generation) -> Outcome
         outcome = pass_gate(inputs.options.student, generation, quality)
         if outcome.word == "rejected":
             return outcome
-    publish_labels(generation, inputs.truth, inputs.options.refine.min_score, quality)
+    try:
+        publish_labels(generation, inputs.truth, inputs.options.refine.min_score, quality)
+    except NoPseudoLabels as nothing:
+        if not current_number(generation.root):
+            raise
+        return reject(generation, quality, str(nothing))
     publication = generation.published()
     assert publication is not None  # just written
     print_publication(generation, publication)
@@ -151,12 +155,12 @@ def _label(inputs: RefineInputs, writer: ShardWriter, networks: Networks, stop: 
         writer,
         photo_files(inputs, [image for image in inputs.unlabeled.images if image.id in pending]),
         build_labeller(inputs, networks, generation.number, generation.root),
+        truth=inputs.truth,
         workers=options.workers,
         max_unreadable=options.max_unreadable,
         stop=stop,
         console=console.progress,
     )
-    ShardRecord.sum([ShardRecord.read(generation, writer.shard), session]).write(generation, writer.shard)
     print_session(session)
     return session.images + len(session.unreadable) == len(pending)
 

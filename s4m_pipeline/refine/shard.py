@@ -1,6 +1,5 @@
 """The loop of refine: one shard of the unlabelled images, from files to parts of the cache."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from cache.records import ImageLabels, Instances
 from cache.writer import ShardWriter
+from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.refine.packing import BackgroundWriter
@@ -21,7 +21,7 @@ from s4m_pipeline.refine.photos import (
     readable,
 )
 from s4m_pipeline.refine.progress import RefineProgress
-from s4m_pipeline.refine.record import ShardRecord
+from s4m_pipeline.refine.record import Recorder, ShardRecord
 from s4m_pipeline.refine.stopwatch import Stopwatch
 
 Item = TypeVar("Item")
@@ -32,12 +32,13 @@ def label_shard(
     files: PhotoFiles,
     labeller: Labeller,
     *,
+    truth: CocoData | None,
     workers: int,
     max_unreadable: int,
     stop: Callable[[], bool],
     console: Console,
 ) -> ShardRecord:
-    """Label the images that are pending in a shard, and store the labels; returns the record of this session.
+    """Label the images that are pending in a shard, store labels and record; returns that of this session.
 
     Unreadable images get empty labels, but only once all others have theirs: until then they stay pending,
     and a file that was mended in between is labelled like any other.
@@ -45,6 +46,7 @@ def label_shard(
     Args:
         writer: of the shard.
         files: the pending images.
+        truth: what the labels are compared with, if there is any.
         workers: processes that decode.
         max_unreadable: how many images may be unreadable.
         stop: whether to end after the batch at hand; what is labelled is stored.
@@ -52,18 +54,20 @@ def label_shard(
     Raises:
         UserError: if more images are unreadable, with their names; the others' labels are stored.
     """
-    began, watch = time.perf_counter(), labeller.stopwatch
+    watch = labeller.stopwatch
+    recorder = Recorder(writer, labeller, truth)
     unreadable: list[Unreadable] = []
     num_labelled = 0
     loaded = timed(load_photos(files, workers, pin_memory=labeller.on_gpu), watch, "reading")
     photos = readable(loaded, unreadable.append)
-    with RefineProgress(console, len(files), watch) as progress, BackgroundWriter(writer) as background:
+    with (
+        RefineProgress(console, len(files), watch) as progress,
+        BackgroundWriter(recorder.append) as background,
+    ):
         for batch in batches_by_size(photos, labeller.batch_size, labeller.divisor_px):
             if stop() or len(unreadable) > max_unreadable:
                 break
-            labelled = labeller.label(batch)
-            with watch.measure("masks"):
-                fetched = [image.fetch() for image in labelled]
+            fetched = labeller.label_and_fetch(batch)
             with watch.measure("writing"):
                 background.put(fetched)
             num_labelled += len(fetched)
@@ -73,16 +77,12 @@ def label_shard(
         labeller.encoder.close()
     if len(unreadable) > max_unreadable:
         raise UserError(_too_many(unreadable, max_unreadable))
-    if num_labelled + len(unreadable) < len(files):  # asked to stop: they are looked at again
-        unreadable = []
-    _append_empty(writer, files, unreadable)
-    return ShardRecord(
-        images=num_labelled,
-        seconds=round(time.perf_counter() - began, 3),
-        stage_seconds={name: round(seconds, 3) for name, seconds in watch.seconds.items()},
-        score_histogram=labeller.score_histogram.tolist(),
-        unreadable={str(image.image_id): [image.file_name, image.reason] for image in unreadable},
-    )
+    if num_labelled + len(unreadable) == len(files):  # else asked to stop: they are looked at again
+        recorder.unreadable = unreadable
+        _append_empty(recorder, files, unreadable)
+    writer.commit()
+    recorder.save()
+    return recorder.session()
 
 
 def timed(items: Iterable[Item], watch: Stopwatch, name: str) -> Iterator[Item]:
@@ -105,9 +105,9 @@ def _too_many(unreadable: list[Unreadable], limit: int) -> str:
     )
 
 
-def _append_empty(writer: ShardWriter, files: PhotoFiles, unreadable: list[Unreadable]) -> None:
+def _append_empty(recorder: Recorder, files: PhotoFiles, unreadable: list[Unreadable]) -> None:
     sizes = {image.id: (max(image.height, 1), max(image.width, 1)) for image in files.images}
     for image in unreadable:
         height, width = sizes[image.image_id]
         nothing = Instances.create(masks=np.zeros((0, 1, 1), np.bool_), labels=[], scores=[], pred_ious=[])
-        writer.append(ImageLabels(image_id=image.image_id, height=height, width=width, instances=nothing))
+        recorder.append(ImageLabels(image_id=image.image_id, height=height, width=width, instances=nothing))

@@ -34,8 +34,8 @@ class Chunker:
             except torch.OutOfMemoryError as error:
                 if self.size == 1:
                     raise UserError(
-                        f"sam: out of device memory with a single {self._what}. "
-                        f"Free the device, or take a smaller SAM model or the CPU. ({error})"
+                        f"Out of device memory with a single {self._what}. "
+                        f"Free the device, or take a smaller model or the CPU. ({error})"
                     ) from error
                 out_of_memory = True
             else:

@@ -17,7 +17,7 @@ from s4m_pipeline.engine.checkpoint import write_weights
 from s4m_pipeline.engine.parts import model_config
 from s4m_pipeline.registry import register_all
 
-REPOSITORY = Path(__file__).parents[2]
+CONFIGS = Path(__file__).parents[2] / "configs/_base_"
 NUM_UNLABELED = 6
 ODD_SIZES = {2: (101, 67), 5: (66, 130)}  # width, height by image id: no multiples of the mask stride
 Refine = Callable[..., None]
@@ -36,9 +36,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = root / "refine_me.py"
     config.write_text(
         f"""
-_base_ = [{str(REPOSITORY / "configs/demo/demo.py")!r}]
+_base_ = [{str(CONFIGS / "small.py")!r}, {str(CONFIGS / "refine.py")!r}]
 data = dict(
-    _delete_=True, root={str(root / "data")!r}, labeled="val.json", train_images="train",
+    root={str(root / "data")!r}, labeled="val.json", train_images="train",
     unlabeled="unlabeled.json", val="val.json", val_images="val",
 )
 sam = dict(model="nano")
@@ -47,10 +47,26 @@ refine = dict(
     workers=0, max_unreadable=0, ground_truth=None,
 )
 cache = dict(part_images=2, embeddings=False)
+teacher = dict(iterations=1, batch_size=1)
+train_pipeline = []
+test_pipeline = [dict(type="LoadRGB"), dict(type="PackDetInputs")]
 """
     )
     write_untrained_teacher(config, root / "weights.safetensors", seed=0)
     return root
+
+
+@pytest.fixture(scope="session")
+def student_config(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a group `student`."""
+    path = tmp_path_factory.mktemp("with_student") / "with_student.py"
+    path.write_text(
+        f"_base_ = [{str(experiment / 'refine_me.py')!r}]\n"
+        "student = dict(\n"
+        "    iterations=4, batch_size=1, unlabeled_batch_size=1, ema=0.9, burn_in=3, gate_drop=2.0\n"
+        ")\n"
+    )
+    return path
 
 
 def _resize_some(data: Path) -> None:
@@ -89,6 +105,8 @@ def refine(experiment: Path, tmp_path: Path) -> Refine:
             "generation": None,
             "teacher": experiment / "weights.safetensors",
             "preview": None,
+            "follow": False,
+            "ground_truth": None,
             "trust_checkpoint": False,
             **options,
         }
@@ -110,9 +128,9 @@ def labels_of(cache: Path, number: int = 1) -> dict[int, dict[str, np.ndarray]]:
         }
 
 
-def assert_same_labels(one: Path, other: Path) -> None:
+def assert_same_labels(one: Path, other: Path, number: int = 1) -> None:
     """Two caches hold the same instances, bit by bit but for the last bits of both scores."""
-    first, second = labels_of(one), labels_of(other)
+    first, second = labels_of(one, number), labels_of(other, number)
     assert list(first) == list(second)
     for image_id, columns in first.items():
         for name, values in columns.items():

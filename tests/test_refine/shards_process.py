@@ -1,8 +1,8 @@
 """Runs shards of `s4m refine` as processes of their own and kills them: a server of one request a line.
 
-`{"arguments": {...}, "shards": ["1/2", "2/2"], "parts_before_kill": 1}` on standard input forks one child per
-shard. With `parts_before_kill`, each child gets SIGKILL once it has committed so many parts; without, it may
-end. The answer holds the exit status of each child. Forking saves each of them the imports.
+`{"arguments": {...}, "shards": ["1/2", "2/2"], "kill": ["2/2"]}` on standard input forks one child per shard.
+The children of the shards to kill get SIGKILL once they have committed a part; the others may end. The
+answer holds the exit status of each child. Forking saves each of them the imports.
 """
 
 import json
@@ -26,6 +26,8 @@ def _child(arguments: dict, shard: str) -> None:
             shard=shard,
             generation=None,
             preview=None,
+            follow=False,
+            ground_truth=None,
             overrides=arguments["overrides"],
             trust_checkpoint=False,
         )
@@ -35,9 +37,9 @@ def _child(arguments: dict, shard: str) -> None:
     os._exit(0)
 
 
-def _kill_after(child: int, shard: str, parts: Path, count: int) -> None:
+def _kill_after_a_part(child: int, shard: str, parts: Path) -> None:
     prefix = f"part-{int(shard.split('/')[0]):04d}-"
-    while len(list(parts.glob(f"{prefix}*"))) < count:
+    while not list(parts.glob(f"{prefix}*")):
         if os.waitpid(child, os.WNOHANG)[0]:
             raise SystemExit(f"{shard} ended before it could be killed")
         time.sleep(0.002)
@@ -51,10 +53,9 @@ def _serve(request: dict) -> list[int]:
         if child == 0:
             _child(request["arguments"], shard)
         children[shard] = child
-    if "parts_before_kill" in request:
-        parts = Path(request["arguments"]["work_dir"]) / "cache/gen-0001/parts"
-        for shard, child in children.items():
-            _kill_after(child, shard, parts, request["parts_before_kill"])
+    parts = Path(request["arguments"]["work_dir"]) / "cache/gen-0001/parts"
+    for shard in request.get("kill", []):
+        _kill_after_a_part(children[shard], shard, parts)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children.values()]
 
 

@@ -1,4 +1,4 @@
-"""Two shards as real processes, killed and started again."""
+"""Four shards as real processes at the same time, two of them killed and started again."""
 
 import json
 import os
@@ -12,19 +12,19 @@ from test_refine.conftest import assert_same_labels
 TESTS = Path(__file__).parents[1]
 
 
-def test_refine__two_shards_killed_and_restarted_give_the_labels_of_one_quiet_run(experiment, tmp_path):
+def test_refine__four_shards_two_killed_and_restarted__give_the_labels_of_one_quiet_run(experiment, tmp_path):
     def arguments(name):
         return {
             "config": str(experiment / "refine_me.py"),
             "teacher": str(experiment / "weights.safetensors"),
             "work_dir": str(tmp_path / name),
-            "overrides": ["cache.part_images=1", "refine.batch_size=1"],
+            "overrides": ["cache.part_images=1", "refine.batch_size=1", "refine.ground_truth=train.json"],
         }
 
-    shards = ["1/2", "2/2"]
+    killed = ["1/4", "2/4"]  # the two that have two images
     requests = [
-        {"arguments": arguments("killed"), "shards": shards, "parts_before_kill": 1},
-        {"arguments": arguments("killed"), "shards": shards},
+        {"arguments": arguments("killed"), "shards": [*killed, "3/4", "4/4"], "kill": killed},
+        {"arguments": arguments("killed"), "shards": killed},
         {"arguments": arguments("quiet"), "shards": ["1/1"]},
     ]
     done = subprocess.run(
@@ -37,8 +37,9 @@ def test_refine__two_shards_killed_and_restarted_give_the_labels_of_one_quiet_ru
         timeout=600,
     )
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    assert answers == [[-9, -9], [0, 0], [0]], done.stderr
-    assert "1 done, 2 to do" in done.stderr  # the second time each goes on from its first part
-    generation = Generation(tmp_path / "killed/cache", 1)
-    assert generation.published() is not None
+    assert answers == [[-9, -9, 0, 0], [0, 0], [0]], done.stderr
+    assert done.stderr.count("1 done, 1 to do") == 2  # each goes on from its first part
+    published, quiet = (Generation(tmp_path / name / "cache", 1).published() for name in ("killed", "quiet"))
+    assert published is not None
+    assert published["quality"] == quiet["quality"]
     assert_same_labels(tmp_path / "killed/cache", tmp_path / "quiet/cache")

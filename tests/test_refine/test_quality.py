@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from cache.records import Instances
 from s4m_pipeline.evaluation.pseudo_label_quality import (
     LabelledMasks,
+    mask_iou,
     match_iou,
     pseudo_label_quality,
     same_class_iou,
@@ -21,15 +23,31 @@ def random_masks(rng: np.random.Generator, count: int) -> LabelledMasks:
     return LabelledMasks(rng.integers(0, 2, count), masks)
 
 
+def instances(before: LabelledMasks, after: LabelledMasks) -> Instances:
+    return Instances.create(
+        masks=after.masks, raw_masks=before.masks, labels=after.labels, scores=np.ones(len(after.labels))
+    )
+
+
+def test_packed_iou__equals_that_of_dense_masks_for_pairs_of_one_class():
+    rng = np.random.default_rng(2)
+    found, truth = random_masks(rng, 9), random_masks(rng, 7)
+    found.masks[3] = False  # without pixels
+    dense = mask_iou(found.masks, truth.masks)
+    expected = np.where(found.labels[:, None] == truth.labels[None], dense, 0)
+    np.testing.assert_array_equal(same_class_iou(found, truth), expected)
+
+
 def test_refinement_quality__overall_figures_equal_those_of_one_kind_alone():
     rng = np.random.default_rng(0)
     truths = [random_masks(rng, 4) for _ in range(30)]
     before = [random_masks(rng, 5) for _ in truths]
     after = [LabelledMasks(b.labels, random_masks(rng, 5).masks) for b in before]
     quality = RefinementQuality(2)
-    for parts in zip(before, after, truths, strict=True):
-        quality.add(*parts)
+    for raw, refined, truth in zip(before, after, truths, strict=True):
+        quality.add(instances(raw, refined), truth)
     figures = quality.as_dict(("a", "b"))
+    assert RefinementQuality.from_counts(quality.counts()).as_dict(("a", "b")) == figures
     for name, predictions in (("before", before), ("after", after)):
         expected = pseudo_label_quality(predictions, truths)
         assert figures[f"SQ {name}"] == pytest.approx(expected.segmentation_quality, abs=0.01)
@@ -44,7 +62,8 @@ def test_refinement_quality__shares_count_noticeable_changes_only():
     after[1, :, :50] = False  # worsened
     after[2, 0, :5] = False  # by half a percent
     quality = RefinementQuality(1)
-    quality.add(LabelledMasks(np.zeros(4, int), before), LabelledMasks(np.zeros(4, int), after), truth)
+    labels = np.zeros(4, int)
+    quality.add(instances(LabelledMasks(labels, before), LabelledMasks(labels, after)), truth)
     assert (quality.as_dict(("a",))["improved"], quality.as_dict(("a",))["worsened"]) == (25.0, 25.0)
 
 

@@ -7,18 +7,24 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cache import writer
 from cache.embeddings import EmbeddingStore
 from cache.errors import CacheError, LockedError
 from cache.generation import Generation
+from cache.reader import CacheReader
 from cache.sharding import ShardSpec
 from cache.writer import ShardWriter
+from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.errors import UserError
-from s4m_pipeline.refine import build
-from s4m_pipeline.refine.fan_out import run_shards
+from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
+from s4m_pipeline.models.mask2former import InstanceMask2Former
+from s4m_pipeline.refine import build, labeller
 from s4m_pipeline.refine.labeller import Labeller
+from s4m_pipeline.refine.measuring import quality_of_shard
+from s4m_pipeline.refine.record import ShardRecord
 from s4m_pipeline.sam import BatchedSam
 from test_refine.conftest import NUM_UNLABELED, ODD_SIZES, assert_same_labels, labels_of
 
@@ -110,18 +116,18 @@ def test_refine__preview__draws_a_picture_and_stores_nothing(refine, tmp_path):
 
 
 def test_refine__terminated__stores_the_batch_at_hand_and_goes_on_later(refine, tmp_path, monkeypatch):
-    label = Labeller.label
+    label = Labeller.label_and_fetch
 
     def label_and_be_terminated(labeller, photos):
         os.kill(os.getpid(), signal.SIGTERM)
         return label(labeller, photos)
 
-    monkeypatch.setattr(Labeller, "label", label_and_be_terminated)
+    monkeypatch.setattr(Labeller, "label_and_fetch", label_and_be_terminated)
     with pytest.raises(SystemExit) as end:
         refine("run", *ONE_BY_ONE)
     assert end.value.code == 143
     assert Generation(tmp_path / "run/cache", 1).stored_ids().size == 1
-    monkeypatch.setattr(Labeller, "label", label)
+    monkeypatch.setattr(Labeller, "label_and_fetch", label)
     refine("run", *ONE_BY_ONE)
     refine("quiet", *ONE_BY_ONE)
     assert_same_labels(tmp_path / "run/cache", tmp_path / "quiet/cache")
@@ -150,5 +156,77 @@ def test_refine__second_writer_of_a_shard__is_refused_by_name_of_the_first(refin
         refine("run", "refine.prompt=none", shard="2/2")
 
 
-def test_run_shards__a_shard_that_fails__gives_its_exit_code():
-    assert run_shards(["refine", "absent.py"], ["0", "1"]) == 1
+def test_refine__killed_between_parts__counts_what_was_stored(refine, tmp_path, monkeypatch):
+    label = Labeller.label_and_fetch
+    calls = iter([False, False, True])
+
+    def label_until_killed(labeller, photos):
+        if next(calls):
+            raise KeyboardInterrupt
+        return label(labeller, photos)
+
+    monkeypatch.setattr(Labeller, "label_and_fetch", label_until_killed)
+    settings = (*ONE_BY_ONE, "cache.part_images=1", "refine.ground_truth=train.json")
+    with pytest.raises(KeyboardInterrupt):
+        refine("run", *settings)
+    generation = Generation(tmp_path / "run/cache", 1)
+    stored = generation.stored_ids().size
+    record = ShardRecord.read(generation, ShardSpec(1, 1))
+    assert (record.images, record.quality["images"]) == (stored, stored)
+    assert record.seconds > 0
+    monkeypatch.setattr(Labeller, "label_and_fetch", label)
+    refine("run", *settings)
+    refine("quiet", *settings)
+    published, quiet = (Generation(tmp_path / name / "cache", 1).published() for name in ("run", "quiet"))
+    assert published["quality"] == quiet["quality"]
+
+
+def test_refine__quality_counted_on_the_way__equals_that_of_the_stored_labels(refine, experiment, tmp_path):
+    path = experiment / "data/train.json"
+    refine("run", "refine.min_score=0.2", ground_truth=path)
+    generation, truth = Generation(tmp_path / "run/cache", 1), load_coco(path, experiment / "data/train")
+    counted = ShardRecord.read(generation, ShardSpec(1, 1)).quality
+    with CacheReader(generation) as reader:
+        stored = quality_of_shard(reader, generation.image_ids, truth, None)
+    assert RefinementQuality.from_counts(counted).counts() == stored.counts()
+    assert generation.published()["quality"] == stored.as_dict(truth.class_names)
+
+
+def test_refine__out_of_memory_anywhere__halves_and_gives_the_same_labels(
+    refine, tmp_path, monkeypatch, caplog
+):
+    def fail_above(limit, owner, name, rows):
+        """Make a method run out of memory when `rows(arguments)` exceeds the limit."""
+        usual = getattr(owner, name)
+
+        def limited(*arguments, **options):
+            if rows(arguments) > limit:
+                raise torch.OutOfMemoryError("injected")
+            return usual(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, limited)
+
+    refine("roomy", "refine.ground_truth=train.json")
+    fail_above(2, InstanceMask2Former, "mask_queries", lambda arguments: len(arguments[1]))
+    fail_above(1, BatchedSam, "_encode_batch", lambda arguments: len(arguments[1]))
+    fail_above(2, BatchedSam, "_decode_chunk", lambda arguments: len(arguments[2]))
+    fail_above(1, labeller, "refine_masks", lambda arguments: len(arguments[2]))
+    refine("tight", "refine.ground_truth=train.json", "sam.encoder_batch=4", "sam.decoder_chunk=4")
+    assert_same_labels(tmp_path / "roomy/cache", tmp_path / "tight/cache")
+    said = [record.getMessage() for record in caplog.records]
+    for size in ("2 image(s)", "1 image(s)", "2 prompt(s)"):
+        assert any(f"out of device memory: now {size} at a time" in line for line in said)
+    histograms = [
+        ShardRecord.read(Generation(tmp_path / name / "cache", 1), ShardSpec(1, 1)).score_histogram
+        for name in ("roomy", "tight")
+    ]
+    assert sum(histograms[0]) == sum(histograms[1])
+
+
+def test_refine__out_of_memory_with_a_single_image__says_so(refine, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(InstanceMask2Former, "mask_queries", fail)
+    with pytest.raises(UserError, match="Out of device memory with a single image"):
+        refine("run")

@@ -17,16 +17,6 @@ NO_SAM = ("refine.prompt=none",)
 
 
 @pytest.fixture(scope="module")
-def student_config(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("session") / "with_student.py"
-    path.write_text(
-        f"_base_ = [{str(experiment / 'refine_me.py')!r}]\n"
-        "student = dict(iterations=4, batch_size=1, unlabeled_batch_size=1, ema=0.9, gate_drop=2.0)\n"
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
 def load(student_config: Path, experiment: Path):
     def load_with(*overrides: str) -> RefineInputs:
         options, parts = load_experiment(student_config, overrides)
@@ -129,6 +119,15 @@ def test_session__worse_with_a_lenient_gate__is_published(load, tmp_path, capsys
     assert run(inputs, tmp_path, number=2).word == word
     assert says in capsys.readouterr().err
     assert current_number(tmp_path) == 2
+
+
+def test_session__no_pseudo_label_but_earlier_labels__is_rejected(load, tmp_path, capsys):
+    run(load(*NO_SAM), tmp_path)
+    inputs = load(*NO_SAM, "refine.min_score=0.99", "student.gate=off")
+    assert run(inputs, tmp_path, number=2).word == "rejected"
+    assert "readers keep gen-0001" in (said := capsys.readouterr().err)
+    assert "no pseudo-label for any of 6 images" in said
+    assert is_rejected(Generation(tmp_path, 2))
 
 
 def test_session__after_a_generation_without_figures__is_taken(load, tmp_path):

@@ -76,7 +76,9 @@ def evaluate(
     else:
         _print_tables(result, official, f"{checkpoint} on {annotations}")
         console.result.print(
-            f"{merged:.1f} % of the predictions with a score of 0.5 or more cover several objects of a class"
+            "no prediction has a score of 0.5 or more"
+            if math.isnan(merged)
+            else f"{merged:.1f} % of the predictions with a score of 0.5 or more cover several objects of a class"
         )
 
 

@@ -18,9 +18,9 @@ from s4m_pipeline.engine.checkpoint import write_weights
 from s4m_pipeline.engine.parts import model_config
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.mask_ap import coco_results, mask_ap
+from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.registry import register_all
 from stages.evaluate import evaluate
-from stages.options import load_experiment
 
 BACKENDS = ("faster_coco_eval", "pycocotools")
 

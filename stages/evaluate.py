@@ -75,10 +75,9 @@ def evaluate(
         print(json.dumps(report, indent=2))
     else:
         _print_tables(result, official, f"{checkpoint} on {annotations}")
+        share = "no" if math.isnan(merged) else f"{merged:.1f} % of the"
         console.result.print(
-            "no prediction has a score of 0.5 or more"
-            if math.isnan(merged)
-            else f"{merged:.1f} % of the predictions with a score of 0.5 or more cover several objects of a class"
+            f"{share} predictions with a score of 0.5 or more cover several objects of a class"
         )
 
 

@@ -220,7 +220,8 @@ def test_check_shared_memory__of_a_container__names_the_flag(monkeypatch, tmp_pa
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(64e6, 0, 64e6))
     (unknown,) = machine.check_shared_memory(None)
     (known,) = machine.check_shared_memory(3 * 10**9)
-    assert (unknown.status, known.status) == ("warn", "fix")
+    (no_loaders,) = machine.check_shared_memory(0)
+    assert (unknown.status, known.status, no_loaders.status) == ("warn", "fix", "ok")
     assert "--shm-size=6g" in known.command
 
 

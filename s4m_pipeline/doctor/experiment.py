@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from s4m_pipeline.doctor.finding import Finding, first_line
+from s4m_pipeline.doctor.finding import Finding, first_line, pasted
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import Options, load_experiment
 from s4m_pipeline.options.groups import TrainOptions
@@ -38,7 +38,7 @@ def check_config(path: Path, overrides: Sequence[str]) -> tuple[list[Finding], E
         options, parts = load_experiment(path, overrides)
     except UserError as error:
         text = "; ".join(line.strip() for line in str(error).splitlines())
-        return [Finding("config", "fix", text, f"${{EDITOR:-vi}} {path}")], None
+        return [Finding("config", "fix", text, f"${{EDITOR:-vi}} {pasted(path)}")], None
     return [Finding("config", "ok", str(path))], Experiment(path, options, parts)
 
 
@@ -48,7 +48,9 @@ def check_data(experiment: Experiment) -> Iterator[Finding]:
     root = Path(data.root).expanduser()
     if not root.is_dir():
         text = f"data.root: no folder {root.absolute()}"
-        yield Finding("data", "fix", text, f"s4m doctor {experiment.path} --set data.root=/where/it/is")
+        yield Finding(
+            "data", "fix", text, f"s4m doctor {pasted(experiment.path)} --set data.root=/where/it/is"
+        )
         return
     sets = [("labeled", data.labeled, data.train_images), ("val", data.val, data.val_images)]
     sets += [(n, a, i) for n, a, i in (("test", data.test, data.test_images),) if a and i]
@@ -57,7 +59,9 @@ def check_data(experiment: Experiment) -> Iterator[Finding]:
         yield _check_set(f"data.{name}", data.path(annotations), data.path(images))
     if data.unlabeled is None:
         text = "data.unlabeled is not set: the experiment ends with the teacher"
-        command = f"s4m data split {data.path(data.labeled)} --percent 10 --out {root / 'split'}"
+        command = (
+            f"s4m data split {pasted(data.path(data.labeled))} --percent 10 --out {pasted(root / 'split')}"
+        )
         yield Finding("data.unlabeled", "warn", text, command)
 
 
@@ -67,16 +71,16 @@ def _check_set(name: str, source: Path, images: Path) -> Finding:
     if not source.is_file():
         made_by_split = name in ("data.labeled", "data.unlabeled")
         command = (
-            f"s4m data split ALL.json --percent 10 --out {source.parent}"
+            f"s4m data split ALL.json --percent 10 --out {pasted(source.parent)}"
             if made_by_split
-            else f"ls {source.parent}"
+            else f"ls {pasted(source.parent)}"
         )
         return Finding(name, "fix", f"no file {source}", command)
     if not images.is_dir():
-        return Finding(name, "fix", f"no image folder {images}", f"ls {images.parent}")
+        return Finding(name, "fix", f"no image folder {images}", f"ls {pasted(images.parent)}")
     if source.stat().st_size > LARGEST_READ_BYTES:
         return Finding(name, "ok", f"{source} (not read: large)")
-    check = f"s4m data check {source} --images {images}"
+    check = f"s4m data check {pasted(source)} --images {pasted(images)}"
     try:
         listed = [entry["file_name"] for entry in json.loads(source.read_bytes())["images"]]
     except (ValueError, KeyError, TypeError) as error:
@@ -104,7 +108,9 @@ def check_sam(experiment: Experiment) -> Iterator[Finding]:
             yield Finding("SAM 2 weights", "ok", sam.model)
         else:
             text = f"sam.model: no file {sam.model}"
-            yield Finding("SAM 2 weights", "fix", text, f"s4m doctor {experiment.path} --set sam.model=nano")
+            yield Finding(
+                "SAM 2 weights", "fix", text, f"s4m doctor {pasted(experiment.path)} --set sam.model=nano"
+            )
     else:
         yield _check_hub(sam.model, Path(sam.weights_dir))
 
@@ -125,7 +131,7 @@ def _check_hub(model: str, weights_dir: Path) -> Finding:
     if isinstance(cached, str):
         return Finding(name, "ok", cached)
     text = f"{file_name} is not in {weights_dir.absolute()} nor in the hub cache: downloaded at first use"
-    return Finding(name, "warn", text, f"hf download {model} {file_name} --local-dir {weights_dir}")
+    return Finding(name, "warn", text, f"hf download {model} {file_name} --local-dir {pasted(weights_dir)}")
 
 
 def check_init_from(experiment: Experiment) -> Iterator[Finding]:
@@ -140,7 +146,7 @@ def check_init_from(experiment: Experiment) -> Iterator[Finding]:
             if Path(start).is_file():
                 yield Finding(name, "ok", start)
             else:
-                command = f"s4m doctor {experiment.path} --set {name}=none"
+                command = f"s4m doctor {pasted(experiment.path)} --set {name}=none"
                 yield Finding(name, "fix", f"no file {start}", command)
             continue
         network = start.removeprefix("torchvision://")

@@ -1,6 +1,7 @@
 """One line of the doctor's report, and how a check is kept from stopping the others."""
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ def required(distribution: str) -> str:
         if normalised(re.split(r"[^\w.-]", requirement)[0]) == normalised(distribution):
             return requirement.partition(";")[0].strip()
     return distribution
+
+
+def pasted(path: object) -> str:
+    """A path as a word of a shell command."""
+    return shlex.quote(str(path))
 
 
 def install(*distributions: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from cache.atomic import write_bytes
 from cache.errors import CacheError, LockedError
 from cache.locks import FileLock
-from s4m_pipeline.doctor.finding import Finding
+from s4m_pipeline.doctor.finding import Finding, pasted
 
 GB = 10**9
 SHARED_MEMORY = Path("/dev/shm")
@@ -38,10 +38,15 @@ def check_disk(folder: Path, needed_bytes: int | None) -> Iterator[Finding]:
     wanted = f"about {needed / GB:.1f} GB" + (" for checkpoints and labels" if needed_bytes else " at least")
     if free < needed:
         text = f"{about}, {wanted} needed"
-        yield Finding("disk", "fix", text, f"du -sh {folder}/* | sort -h  # or --work-dir on another disk")
+        yield Finding(
+            "disk", "fix", text, f"du -sh {pasted(folder)}/* | sort -h  # or --work-dir on another disk"
+        )
     elif free < 2 * needed:
         yield Finding(
-            "disk", "warn", f"{about}, {wanted} needed: it will be tight", f"du -sh {folder}/* | sort -h"
+            "disk",
+            "warn",
+            f"{about}, {wanted} needed: it will be tight",
+            f"du -sh {pasted(folder)}/* | sort -h",
         )
     else:
         yield Finding("disk", "ok", f"{about}, {wanted} needed")
@@ -56,7 +61,8 @@ def check_shared_memory(needed_bytes: int | None) -> Iterator[Finding]:
     if not SHARED_MEMORY.is_dir():
         yield Finding("shared memory", "ok", f"no {SHARED_MEMORY} on this system")
         return
-    free, needed = shutil.disk_usage(SHARED_MEMORY).free, needed_bytes or LEAST_SHARED_BYTES
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    needed = LEAST_SHARED_BYTES if needed_bytes is None else needed_bytes
     text = f"{free / GB:.2f} GB free in {SHARED_MEMORY}"
     if free >= needed:
         yield Finding("shared memory", "ok", text)
@@ -90,14 +96,20 @@ def check_file_system(folder: Path) -> Iterator[Finding]:
             if not _locks_exclude(Path(temporary, "lock")):
                 text = f"{place}: two may hold the same lock: shards could overwrite one another"
                 yield Finding(
-                    name, "fix", text, f"mount -o remount,flock {_mount_of(place)}  # Lustre; or {elsewhere}"
+                    name,
+                    "fix",
+                    text,
+                    f"mount -o remount,flock {pasted(_mount_of(place))}  # Lustre; or {elsewhere}",
                 )
                 return
     except CacheError as error:
         yield Finding(name, "fix", str(error), elsewhere)
     except OSError as error:
         yield Finding(
-            name, "fix", f"{place} cannot be written to ({error.strerror})", f"ls -ld {place}; {elsewhere}"
+            name,
+            "fix",
+            f"{place} cannot be written to ({error.strerror})",
+            f"ls -ld {pasted(place)}; {elsewhere}",
         )
     else:
         yield Finding(name, "ok", f"{place}: files are synced, renamed and locked")

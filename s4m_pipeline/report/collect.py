@@ -135,7 +135,8 @@ def _stages(
 ) -> dict[str, Any]:
     """The three stages in a few figures each; None for one that has not begun."""
     trainings = {name: _training(name, run, evaluation) for name, run in runs.items()}
-    current = next((fact for fact in reversed(facts) if fact.summary), None)
+    whole = [fact for fact in facts if fact.summary]
+    current = next((fact for fact in whole if fact.status == "current"), whole[-1] if whole else None)
     labels: dict[str, Any] | None = None
     if current is not None and current.summary is not None and current.state is not None:
         labels = {
@@ -173,7 +174,7 @@ def _events(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "text": f"generation {record['made']} {record.get('decision', '')}".strip(),
         }
         for record in history
-        if isinstance(record.get("step"), int)
+        if isinstance(record.get("step"), int) and record["step"] > 0
     ]
 
 

@@ -55,12 +55,12 @@ def training_charts(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
     validation = [name for name in names if name.startswith("val_")]
     charts = [
         Chart(
-            "Loss",
+            "loss",
             "",
             [Series("total" if name == "loss" else name, _curve(records, name)) for name in losses],
         ),
         Chart(
-            "Validation AP",
+            "validation AP",
             "%",
             [Series(name.removeprefix("val_"), _curve(records, name)) for name in validation],
         ),

@@ -116,6 +116,7 @@ def test_collect_generations__refused_by_the_gate_is_told_from_an_unfinished_one
     assert [fact.status for fact in facts] == ["current", "rejected", "incomplete"]
     assert [fact.decision for fact in facts] == [None, "rejected", None]
     assert facts[1].as_dict()["held_out"] == {"PQ": 12.0}
+    assert experiment.contents(images=0)["stages"]["labels"]["number"] == 1  # what the student learns from
 
 
 def test_disagreements__are_means_over_the_instances_of_an_image(finished: Experiment) -> None:

@@ -9,8 +9,12 @@ function drawTrainings() {
   if (!trainings.length) return;
   const section = openSection("trainings");
   section.append(
-    element("p", { class: "quiet" }, "Point at a curve, or focus a chart and use the arrow keys, to read its values. ",
-      "The names below a chart switch its lines on and off."),
+    element(
+      "p",
+      { class: "quiet" },
+      "Point at a curve, or focus a chart and use the arrow keys, to read its values. ",
+      "The names below a chart switch its lines on and off.",
+    ),
   );
   const grid = element("div", { class: "charts" });
   section.append(grid);
@@ -21,19 +25,29 @@ function drawTrainings() {
 
 /** A figure with an SVG that is drawn anew whenever its width changes. */
 function lineChart(stage, chart, events) {
-  const title = `${stage[0].toUpperCase() + stage.slice(1)}: ${chart.title.replace(/^[A-Z](?=[a-z])/, (c) => c.toLowerCase())}`;
-  const state = { shown: new Set(chart.series.map((_, i) => i).filter((i) => i === 0 || chart.series.length <= 4)), at: null };
+  const title = `${stage[0].toUpperCase() + stage.slice(1)}: ${chart.title}`;
+  const state = {
+    shown: new Set(chart.series.map((_, i) => i).filter((i) => i === 0 || chart.series.length <= 4)),
+    at: null,
+  };
   const box = element("div", { class: "plot" });
   const reading = element("p", { class: "reading", role: "status" });
   const redraw = () => box.clientWidth && box.replaceChildren(plot(box.clientWidth));
 
   function plot(width) {
-    const lines = chart.series.map((line, i) => ({ ...line, colour: `var(--line-${i % 8})`, i })).filter((line) => state.shown.has(line.i));
+    const lines = chart.series
+      .map((line, i) => ({ ...line, colour: `var(--line-${i % 8})`, i }))
+      .filter((line) => state.shown.has(line.i));
     const scale = scales(lines, width);
     const svg = svgElement("svg", {
-      width, height: CHART_HEIGHT, viewBox: `0 0 ${width} ${CHART_HEIGHT}`, tabindex: "0", role: "img",
+      width,
+      height: CHART_HEIGHT,
+      viewBox: `0 0 ${width} ${CHART_HEIGHT}`,
+      tabindex: "0",
+      role: "img",
       "aria-label": `${title}. ${lines.map(describe).join(". ")}`,
-      onpointermove: (event) => readAt(nearest(lines, scale.stepAt(event.clientX - svg.getBoundingClientRect().left))),
+      onpointermove: (event) =>
+        readAt(nearest(lines, scale.stepAt(event.clientX - svg.getBoundingClientRect().left))),
       onpointerleave: () => readAt(null),
       onkeydown: (event) => moveReading(event, lines),
     });
@@ -67,16 +81,32 @@ function lineChart(stage, chart, events) {
   function moveReading(event, lines) {
     const steps = allSteps(lines);
     const place = state.at === null ? -1 : steps.indexOf(state.at);
-    const target = { ArrowRight: place + 1, ArrowLeft: place < 0 ? steps.length - 1 : place - 1, Home: 0, End: steps.length - 1 }[event.key];
+    const target = {
+      ArrowRight: place + 1,
+      ArrowLeft: place < 0 ? steps.length - 1 : place - 1,
+      Home: 0,
+      End: steps.length - 1,
+    }[event.key];
     if (target === undefined) return;
     event.preventDefault();
     event.currentTarget.readAt(steps[Math.max(0, Math.min(steps.length - 1, target))]);
   }
 
-  const legend = element("div", { class: "legend", role: "group", "aria-label": `Lines of ${title}` },
-    chart.series.map((line, i) => legendEntry(line, i, state, redraw)));
+  const legend = element(
+    "div",
+    { class: "legend", role: "group", "aria-label": `Lines of ${title}` },
+    chart.series.map((line, i) => legendEntry(line, i, state, redraw)),
+  );
   new ResizeObserver(redraw).observe(box);
-  return element("figure", { class: "chart" }, element("figcaption", {}, title, chart.unit ? `, ${chart.unit}` : ""), box, reading, legend, eventNote(events));
+  return element(
+    "figure",
+    { class: "chart" },
+    element("figcaption", {}, title, chart.unit ? `, ${chart.unit}` : ""),
+    box,
+    reading,
+    legend,
+    eventNote(events),
+  );
 }
 
 function eventNote(events) {
@@ -89,15 +119,20 @@ function eventNote(events) {
 function legendEntry(line, i, state, redraw) {
   const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
   swatch.style.setProperty("background", `var(--line-${i % 8})`);
-  const button = element("button", {
-    type: "button",
-    "aria-pressed": String(state.shown.has(i)),
-    onclick: () => {
-      if (!state.shown.delete(i)) state.shown.add(i);
-      button.setAttribute("aria-pressed", String(state.shown.has(i)));
-      redraw();
+  const button = element(
+    "button",
+    {
+      type: "button",
+      "aria-pressed": String(state.shown.has(i)),
+      onclick: () => {
+        if (!state.shown.delete(i)) state.shown.add(i);
+        button.setAttribute("aria-pressed", String(state.shown.has(i)));
+        redraw();
+      },
     },
-  }, swatch, line.name);
+    swatch,
+    line.name,
+  );
   return button;
 }
 
@@ -107,10 +142,15 @@ function scales(lines, width) {
   const values = points.map(([, value]) => value);
   const ticks = niceTicks(Math.min(0, ...values), Math.max(...values, 0), 5);
   const [low, high] = [ticks[0], ticks[ticks.length - 1]];
-  const inner = { width: width - MARGIN.left - MARGIN.right, height: CHART_HEIGHT - MARGIN.top - MARGIN.bottom };
+  const inner = {
+    width: width - MARGIN.left - MARGIN.right,
+    height: CHART_HEIGHT - MARGIN.top - MARGIN.bottom,
+  };
   return {
     ticks,
-    stepTicks: niceTicks(0, lastStep, Math.max(2, Math.floor(width / 110))).filter((step) => step <= lastStep && Number.isInteger(step)),
+    stepTicks: niceTicks(0, lastStep, Math.max(2, Math.floor(width / 110))).filter(
+      (step) => step <= lastStep && Number.isInteger(step),
+    ),
     x: (step) => MARGIN.left + (step / lastStep) * inner.width,
     y: (value) => MARGIN.top + (1 - (value - low) / (high - low)) * inner.height,
     stepAt: (x) => ((x - MARGIN.left) / inner.width) * lastStep,
@@ -124,7 +164,9 @@ function niceTicks(low, high, count) {
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => span / size <= count);
   const first = Math.floor(low / step + 1e-9);
   const last = Math.ceil(high / step - 1e-9);
-  return Array.from({ length: Math.max(1, last - first) + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+  return Array.from({ length: Math.max(1, last - first) + 1 }, (_, i) =>
+    Number(((first + i) * step).toPrecision(12)),
+  );
 }
 
 function axes(scale, width) {
@@ -137,23 +179,44 @@ function axes(scale, width) {
     );
   }
   for (const step of scale.stepTicks) {
-    group.append(svgElement("text", { x: scale.x(step), y: CHART_HEIGHT - MARGIN.bottom + 18, "text-anchor": "middle" }, whole(step)));
+    group.append(
+      svgElement(
+        "text",
+        { x: scale.x(step), y: CHART_HEIGHT - MARGIN.bottom + 18, "text-anchor": "middle" },
+        whole(step),
+      ),
+    );
   }
-  group.append(svgElement("text", { class: "unit", x: width - MARGIN.right, y: CHART_HEIGHT - 2, "text-anchor": "end" }, "step"));
+  group.append(
+    svgElement(
+      "text",
+      { class: "unit", x: width - MARGIN.right, y: CHART_HEIGHT - 2, "text-anchor": "end" },
+      "step",
+    ),
+  );
   return group;
 }
 
 /** Dashed lines where new labels were offered. */
 function marks(events, scale) {
-  return svgElement("g", { class: "marks" }, events.map(({ step, text }) => {
-    const x = scale.x(step);
-    return svgElement("line", { x1: x, x2: x, y1: MARGIN.top, y2: CHART_HEIGHT - MARGIN.bottom },
-      svgElement("title", {}, `Step ${whole(step)}: ${text}`));
-  }));
+  return svgElement(
+    "g",
+    { class: "marks" },
+    events.map(({ step, text }) => {
+      const x = scale.x(step);
+      return svgElement(
+        "line",
+        { x1: x, x2: x, y1: MARGIN.top, y2: CHART_HEIGHT - MARGIN.bottom },
+        svgElement("title", {}, `Step ${whole(step)}: ${text}`),
+      );
+    }),
+  );
 }
 
 function curve(line, scale) {
-  const places = line.points.map(([step, value]) => `${scale.x(step).toFixed(1)} ${scale.y(value).toFixed(1)}`);
+  const places = line.points.map(
+    ([step, value]) => `${scale.x(step).toFixed(1)} ${scale.y(value).toFixed(1)}`,
+  );
   const group = svgElement("g", { class: "curve" });
   const path = svgElement("path", { d: `M${places.join("L")}` });
   path.style.stroke = line.colour;
@@ -174,14 +237,20 @@ function allSteps(lines) {
 
 function nearest(lines, step) {
   const steps = allSteps(lines);
-  return steps.length ? steps.reduce((best, at) => (Math.abs(at - step) < Math.abs(best - step) ? at : best)) : null;
+  return steps.length
+    ? steps.reduce((best, at) => (Math.abs(at - step) < Math.abs(best - step) ? at : best))
+    : null;
 }
 
 function describe(line) {
   const [first, last] = [line.points[0], line.points[line.points.length - 1]];
-  return `${line.name} from ${valueText(first[1], "")} at step ${first[0]} to ${valueText(last[1], "")} at step ${last[0]}`;
+  const places = [first, last].map(([step, value]) => `${valueText(value, "")} at step ${step}`);
+  return `${line.name} from ${places.join(" to ")}`;
 }
 
 function valueText(value, unit) {
-  return (Math.abs(value) >= 10 ? value.toFixed(1) : String(Number(value.toPrecision(3)))) + (unit ? ` ${unit}` : "");
+  return (
+    (Math.abs(value) >= 10 ? value.toFixed(1) : String(Number(value.toPrecision(3)))) +
+    (unit ? ` ${unit}` : "")
+  );
 }

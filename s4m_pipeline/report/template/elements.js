@@ -57,7 +57,12 @@ function openSection(id) {
 function table(caption, columns, rows, kind = "") {
   const head = columns.map((column) => element("th", { scope: "col" }, column));
   const body = rows.map(([first, ...cells]) =>
-    element("tr", {}, element("th", { scope: "row" }, first), cells.map((cell) => element("td", {}, cell))),
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, first),
+      cells.map((cell) => element("td", {}, cell)),
+    ),
   );
   return element(
     "div",
@@ -77,7 +82,9 @@ function choice(label, options, selected, onchange) {
   const select = element(
     "select",
     { onchange: () => onchange(select.value) },
-    options.map(([value, text]) => element("option", { value, selected: String(value) === String(selected) }, text)),
+    options.map(([value, text]) =>
+      element("option", { value, selected: String(value) === String(selected) }, text),
+    ),
   );
   return element("label", { class: "choice" }, element("span", {}, label), select);
 }

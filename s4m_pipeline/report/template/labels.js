@@ -8,14 +8,20 @@ function drawLabels() {
   if (!generations.length) return;
   const section = openSection("labels");
   const compared = generations.filter((generation) => generation.agreement);
-  section.append(generationTable("Generations of pseudo-labels", COLUMNS, generations), qualityNote(generations));
+  section.append(
+    generationTable("Generations of pseudo-labels", COLUMNS, generations),
+    qualityNote(generations),
+  );
   if (compared.length) {
-    section.append(generationTable("Against the generation before", AGREEMENT_COLUMNS, compared), agreementNote(compared));
+    section.append(
+      generationTable("Against the generation before", AGREEMENT_COLUMNS, compared),
+      agreementNote(compared),
+    );
   }
   for (const { number, fault } of generations.filter((generation) => generation.fault)) {
     section.append(element("p", { class: "notice" }, `Generation ${number} is damaged: ${fault}`));
   }
-  const readable = generations.filter((generation) => generation.summary).slice(-3);
+  const readable = generations.filter(({ summary }) => summary && summary.num_instances).slice(-3);
   const grid = element("div", { class: "charts" });
   for (const generation of readable) grid.append(scoreHistogram(generation), classBars(generation));
   section.append(grid);
@@ -25,7 +31,10 @@ function drawLabels() {
 const COLUMNS = [
   ["status", (g) => g.status],
   ["step", (g) => (isKnown(g.step) ? whole(g.step) : null)],
-  ["gate", (g) => (isKnown(g.decision) ? element("span", { class: `gate ${g.decision}` }, g.decision) : null)],
+  [
+    "gate",
+    (g) => (isKnown(g.decision) ? element("span", { class: `gate ${g.decision}` }, g.decision) : null),
+  ],
   ["held-out PQ", (g) => (g.held_out && isKnown(g.held_out.PQ) ? fixed(g.held_out.PQ) : null)],
   ["images", (g) => (g.state ? imagesText(g.state) : null)],
   ["objects", (g) => (isKnown(objectCount(g)) ? whole(objectCount(g)) : null)],
@@ -57,19 +66,26 @@ function generationTable(caption, columns, generations) {
 function qualityNote(generations) {
   const notes = [];
   if (generations.some(({ quality }) => isKnown(quality["SQ after"]))) {
-    notes.push("SQ: mean IoU of true positives; CA: true positives / predictions; in percent, teacher\u2019s masks \u2192 refined.");
+    notes.push(
+      "SQ: mean IoU of true positives; CA: true positives / predictions; in percent, teacher\u2019s masks \u2192 refined.",
+    );
   }
   if (generations.some(({ held_out }) => held_out)) {
-    notes.push("Held-out PQ: panoptic quality in percent of the same labelling on the validation images, which the gate compares.");
+    notes.push(
+      "Held-out PQ: panoptic quality in percent of the same labelling on the validation images, which the gate compares.",
+    );
   }
   return element("p", { class: "quiet" }, notes.join(" "));
 }
 
 function agreementNote(compared) {
   const images = compared[compared.length - 1].agreement.num_images;
-  return element("p", { class: "quiet" },
+  return element(
+    "p",
+    { class: "quiet" },
     `On ${whole(images)} images. Kept and class changed: share of the earlier objects that have a match ` +
-      "(IoU above one half); mean IoU: of the matches; lost and gained: objects without one.");
+      "(IoU above one half); mean IoU: of the matches; lost and gained: objects without one.",
+  );
 }
 
 function numberOf(value) {
@@ -84,11 +100,14 @@ function objectCount({ summary, statistics }) {
 }
 
 function imagesText(state) {
-  return state.num_stored === state.num_images ? whole(state.num_images) : `${whole(state.num_stored)} of ${whole(state.num_images)}`;
+  return state.num_stored === state.num_images
+    ? whole(state.num_images)
+    : `${whole(state.num_stored)} of ${whole(state.num_images)}`;
 }
 
 function instancesAnImage(generation) {
-  if (generation.summary) return fixed(generation.summary.num_instances / Math.max(1, generation.state.num_stored), 2);
+  if (generation.summary)
+    return fixed(generation.summary.num_instances / Math.max(1, generation.state.num_stored), 2);
   const told = generation.statistics["instances an image"];
   return isKnown(told) ? fixed(told, 2) : null;
 }
@@ -106,7 +125,10 @@ function share(count, { kept, relabelled, lost }) {
 
 function scoreHistogram({ number, summary }) {
   const counts = summary.score_histogram;
-  const first = Math.max(0, counts.findIndex((count) => count > 0));
+  const first = Math.max(
+    0,
+    counts.findIndex((count) => count > 0),
+  );
   const bars = counts.slice(first).map((count, i) => {
     const low = (first + i) / counts.length;
     return [`${low.toFixed(2)}\u2013${(low + 1 / counts.length).toFixed(2)}`, count];
@@ -129,7 +151,18 @@ function barFigure(title, bars) {
   const rows = bars.map(([name, count]) => {
     const fill = element("span", { class: "bar", "aria-hidden": "true" });
     fill.style.setProperty("--share", `${(100 * count) / most}%`);
-    return element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, fill), element("td", {}, whole(count)));
+    return element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, name),
+      element("td", {}, fill),
+      element("td", {}, whole(count)),
+    );
   });
-  return element("figure", { class: "chart" }, element("figcaption", {}, title), element("table", { class: "bars" }, element("tbody", {}, rows)));
+  return element(
+    "figure",
+    { class: "chart" },
+    element("figcaption", {}, title),
+    element("table", { class: "bars" }, element("tbody", {}, rows)),
+  );
 }

@@ -1,7 +1,8 @@
 "use strict";
 
 document.getElementById("name").textContent = data.name;
-document.getElementById("made").textContent = `Report made ${data.made_at.replace("T", " ").replace("+00:00", " UTC")} by s4m ${data.made_by}`;
+document.getElementById("made").textContent =
+  `Report made ${data.made_at.replace("T", " ").replace("+00:00", " UTC")} by s4m ${data.made_by}`;
 drawSummary();
 drawEvaluation();
 drawTrainings();
@@ -10,5 +11,7 @@ drawGallery();
 drawPictures();
 drawProvenance();
 for (const section of document.querySelectorAll("section[data-title]:not([hidden])")) {
-  document.getElementById("sections").append(element("li", {}, element("a", { href: `#${section.id}` }, section.dataset.title)));
+  document
+    .getElementById("sections")
+    .append(element("li", {}, element("a", { href: `#${section.id}` }, section.dataset.title)));
 }

@@ -9,15 +9,17 @@ const COMMANDS = {
 /** The three stages side by side, each with what it came to. */
 function drawSummary() {
   const { teacher, labels, student } = data.stages;
-  document.getElementById("summary").append(
-    element(
-      "ol",
-      { class: "stages" },
-      stageCard("Teacher", "teacher", teacher, teacher && trainingFigures(teacher)),
-      stageCard("Pseudo-labels", "labels", labels, labels && labelFigures(labels)),
-      stageCard("Student", "student", student, student && trainingFigures(student, teacher)),
-    ),
-  );
+  document
+    .getElementById("summary")
+    .append(
+      element(
+        "ol",
+        { class: "stages" },
+        stageCard("Teacher", "teacher", teacher, teacher && trainingFigures(teacher)),
+        stageCard("Pseudo-labels", "labels", labels, labels && labelFigures(labels)),
+        stageCard("Student", "student", student, student && trainingFigures(student, teacher)),
+      ),
+    );
 }
 
 function stageCard(title, key, stage, figures) {
@@ -95,7 +97,9 @@ function drawEvaluation() {
         "Merged: predictions with a score of 0.5 or more that cover several objects of a class.",
     ),
   );
-  const tables = splits.map(([split, found]) => element("div", {}, splitTables(SPLITS[split] || split, found)));
+  const tables = splits.map(([split, found]) =>
+    element("div", {}, splitTables(SPLITS[split] || split, found)),
+  );
   section.append(element("div", { class: "splits" }, tables));
 }
 

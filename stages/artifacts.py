@@ -4,7 +4,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -105,7 +105,7 @@ class RunRecord:
                     f"{stage} is already finished in {folder} (result: {earlier['result']}).\n"
                     "Use --overwrite to do it again, or another --work-dir."
                 )
-            _require_same(path, earlier, _plain(config), data)
+            _refuse_other(path, changes(earlier, config, data))
             earlier["config"] = _plain(config)
             record = cls(folder, earlier)
         record.content.update(status="running", versions=_versions(), git=_git_state(), result=None)
@@ -174,16 +174,24 @@ def _delete_outputs(folder: Path) -> None:
             path.unlink()
 
 
-def _require_same(
-    path: Path, earlier: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str, str]
-) -> None:
-    old = {**_flat(earlier["config"]), **{f"content of {k}": v for k, v in earlier["data"].items()}}
-    new = {**_flat(config), **{f"content of {k}": v for k, v in data.items()}}
-    differing = [
+def changes(run: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str, str]) -> list[str]:
+    """In what a run's record differs from settings and data of now, one line each, as far as it matters.
+
+    Args:
+        run: content of run.json.
+        config: settings that the stage depends on.
+        data: sha256 of each file that it depends on.
+    """
+    old = {**_flat(run["config"]), **{f"content of {k}": v for k, v in run["data"].items()}}
+    new = {**_flat(_plain(config)), **{f"content of {k}": v for k, v in data.items()}}
+    return [
         f"{key}: {old.get(key, 'absent')} then, {new.get(key, 'absent')} now"
         for key in sorted({*old, *new})
         if old.get(key, "absent") != new.get(key, "absent") and key not in _FREE_TO_CHANGE
     ]
+
+
+def _refuse_other(path: Path, differing: Sequence[str]) -> None:
     if differing:
         raise UserError(
             f"{path.parent} holds an interrupted run of other settings or data:\n  "

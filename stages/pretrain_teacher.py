@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoData
     from s4m_pipeline.sam import LoadedSam
 
+    TeacherInputs = tuple[CocoData, CocoData, LoadedSam | None]
+
 
 def pretrain_teacher(
     config: Annotated[Path, typer.Argument(help="Config of the experiment, a file of configs/.")],
@@ -58,22 +60,12 @@ def _train(
     allow_partial: bool,
     trust_checkpoint: bool,
 ) -> None:
-    from s4m_pipeline.data.labelled import load_labelled
     from s4m_pipeline.engine.distributed import on_first_rank
     from s4m_pipeline.registry import register_all
-    from s4m_pipeline.sam import load_sam
 
-    train, val = load_labelled(options.data)
-    sam = None
-    if options.sd.enabled:
-        sam = load_sam(options.sam.model, config=options.sam.config, weights_dir=options.sam.weights_dir)
-    fingerprint = {data.json_path.name: data.sha256 for data in (train, val)}
-    if sam is not None:
-        fingerprint["SAM weights"] = sam.weights_sha256
-    settings = settings_of(options, parts, "data", "teacher", "sam", "sd")
-    record = on_first_rank(
-        lambda: RunRecord.open(folder, "pretrain-teacher", settings, fingerprint, overwrite=overwrite)
-    )
+    train, val, sam = load_inputs(options)
+    recorded = what_it_depends_on(options, parts, (train, val, sam))
+    record = on_first_rank(lambda: RunRecord.open(folder, "pretrain-teacher", *recorded, overwrite=overwrite))
     register_all()
 
     from s4m_pipeline.engine.training import Training, device_name
@@ -93,6 +85,33 @@ def _train(
         record.note(device=device_name(), from_step=first_step)
         result.update(training.run(folder / WEIGHTS, omit=DISTILLATION, config=config.stem))
     console.result.print(f"{folder / WEIGHTS}", markup=False, soft_wrap=True)
+
+
+def load_inputs(options: Options) -> "TeacherInputs":
+    """Labelled images, validation images, and SAM 2 if it is learnt from.
+
+    Raises:
+        UserError: if something is missing, damaged or does not belong together.
+    """
+    from s4m_pipeline.data.labelled import load_labelled
+    from s4m_pipeline.sam import load_sam
+
+    train, val = load_labelled(options.data)
+    sam = None
+    if options.sd.enabled:
+        sam = load_sam(options.sam.model, config=options.sam.config, weights_dir=options.sam.weights_dir)
+    return train, val, sam
+
+
+def what_it_depends_on(
+    options: Options, parts: dict[str, Any], inputs: "TeacherInputs"
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings and contents that decide what the teacher learns, as its record keeps them."""
+    train, val, sam = inputs
+    contents = {data.json_path.name: data.sha256 for data in (train, val)}
+    if sam is not None:
+        contents["SAM weights"] = sam.weights_sha256
+    return settings_of(options, parts, "data", "teacher", "sam", "sd"), contents
 
 
 def _model(

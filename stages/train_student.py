@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from s4m_pipeline.student.generations import GenerationLog
     from s4m_pipeline.student.labels import Labels
 
+    StudentInputs = tuple[CocoData, CocoData, Labels | None, GenerationLog]
+
 
 def train_student(
     config: Annotated[Path, typer.Argument(help="Config of the experiment, a file of configs/.")],
@@ -74,22 +76,13 @@ def _train(
     allow_partial: bool,
     trust_checkpoint: bool,
 ) -> None:
-    from s4m_pipeline.data.labelled import load_labelled
     from s4m_pipeline.engine.distributed import on_first_rank
     from s4m_pipeline.registry import register_all
 
     folder = experiment / STUDENT
-    train, val = load_labelled(options.data)
-    fingerprint = {data.json_path.name: data.sha256 for data in (train, val)}
-    labels, log = None, None
-    if student.source == "cache":
-        labels, log = on_first_rank(lambda: _find_labels(options, experiment, train, overwrite))
-        began_with = log.entries[0]["fingerprint"] if log.entries else labels.fingerprint
-        fingerprint |= {f"labels: {name}": str(value) for name, value in began_with.items()}
-    settings = settings_of(options, parts, "data", "teacher", "sam", "refine", "student")
-    record = on_first_rank(
-        lambda: RunRecord.open(folder, "train-student", settings, fingerprint, overwrite=overwrite)
-    )
+    train, val, labels, log = on_first_rank(lambda: load_inputs(options, student, experiment, overwrite))
+    recorded = what_it_depends_on(options, parts, (train, val, labels, log))
+    record = on_first_rank(lambda: RunRecord.open(folder, "train-student", *recorded, overwrite=overwrite))
     register_all()
 
     from s4m_pipeline.engine.training import Training, device_name
@@ -112,30 +105,46 @@ def _train(
     console.result.print(f"{folder / WEIGHTS}", markup=False, soft_wrap=True)
 
 
-def _find_labels(
-    options: Options, experiment: Path, train: "CocoData", overwrite: bool
-) -> "tuple[Labels, GenerationLog]":
-    """The labels to begin or go on with, and the log of those taken so far."""
+def load_inputs(options: Options, student: StudentOptions, experiment: Path, anew: bool) -> "StudentInputs":
+    """Labelled and validation images, the labels to begin or go on with, and the log of those taken so far.
+
+    Args:
+        anew: forget an earlier training.
+
+    Raises:
+        UserError, CacheError: if something is missing, damaged or does not belong together.
+    """
+    from s4m_pipeline.data.labelled import load_labelled
     from s4m_pipeline.data.unlabeled import load_unlabeled
     from s4m_pipeline.student.generations import GenerationLog
     from s4m_pipeline.student.labels import find_labels
 
     data = options.data
+    train, val = load_labelled(data)
+    log = GenerationLog(experiment / STUDENT / GENERATIONS)
+    if anew:
+        log.entries.clear()
+    if student.source == "labeled":
+        return train, val, None, log
     if data.unlabeled is None:
         raise UserError(
             "The config has no data.unlabeled, the images that the labels in the cache belong to."
         )
-    path = experiment / STUDENT / GENERATIONS
-    log = GenerationLog(path)
-    if overwrite:
-        log.entries.clear()
-    labels = find_labels(
-        experiment / CACHE,
-        log.latest if log.entries else None,
-        train,
-        load_unlabeled(data.path(data.unlabeled), data.path(data.train_images)),
-    )
-    return labels, log
+    number = log.latest if log.entries else None
+    unlabeled = load_unlabeled(data.path(data.unlabeled), data.path(data.train_images))
+    return train, val, find_labels(experiment / CACHE, number, train, unlabeled), log
+
+
+def what_it_depends_on(
+    options: Options, parts: dict[str, Any], inputs: "StudentInputs"
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings and contents that decide what the student learns, as its record keeps them."""
+    train, val, labels, log = inputs
+    contents = {data.json_path.name: data.sha256 for data in (train, val)}
+    if labels is not None:
+        began_with = log.entries[0]["fingerprint"] if log.entries else labels.fingerprint
+        contents |= {f"labels: {name}": str(value) for name, value in began_with.items()}
+    return settings_of(options, parts, "data", "teacher", "sam", "refine", "student"), contents
 
 
 def _model(student: StudentOptions, parts: dict[str, Any], num_classes: int) -> dict[str, Any]:
@@ -183,14 +192,14 @@ def _hooks(
     student: StudentOptions,
     parts: dict[str, Any],
     labels: "Labels | None",
-    log: "GenerationLog | None",
+    log: "GenerationLog",
 ) -> "list[Hook]":
     """What exchanges the labels while training; nothing in the control experiment."""
     from s4m_pipeline.refine.gate import Outcome
     from s4m_pipeline.student.label_maker import RefineLabels
     from s4m_pipeline.student.refresh import TakeLabels
 
-    if labels is None or log is None:
+    if labels is None:
         return []
     if not log.entries:
         publication = labels.generation.published()

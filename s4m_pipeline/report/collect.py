@@ -34,7 +34,7 @@ PICTURES = {
 }
 """Pictures of the other report commands, taken in when they lie in the experiment's folder."""
 _PICTURE_SIDE_PX = 1800
-_PICTURE_BYTES = 700_000
+PICTURE_BYTES = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,5 +214,5 @@ def _pictures(folder: Path) -> list[dict[str, Any]]:
 
 
 def _picture(pixels: np.ndarray) -> dict[str, Any]:
-    source = data_uri(pixels, side_px=_PICTURE_SIDE_PX, max_bytes=_PICTURE_BYTES)
+    source = data_uri(pixels, side_px=_PICTURE_SIDE_PX, max_bytes=PICTURE_BYTES)
     return {"source": source, "width": pixels.shape[1], "height": pixels.shape[0]}

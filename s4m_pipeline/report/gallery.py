@@ -22,8 +22,10 @@ from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks, same_cla
 from s4m_pipeline.report.pictures import Pixels, data_uri, grid_size, outline
 
 PHOTO_SIDE_PX = 640
-MAX_PHOTO_BYTES = 4_000_000
+MAX_PHOTO_BYTES = 3_600_000
 """All photos of the gallery together, before they are written as text."""
+MAX_OUTLINE_CHARS = 3_000_000
+"""All outlines of the gallery together."""
 MAX_GENERATIONS = 3
 MAX_INSTANCES = 40
 """Drawn in an image, the most confident ones."""
@@ -34,6 +36,17 @@ class Source(NamedTuple):
 
     unlabeled: UnlabeledImages
     truth: CocoData | None
+
+
+class Pen(NamedTuple):
+    """Draws the outlines of an image's masks, together in a limited length."""
+
+    max_chars: int
+
+    def outlines(self, masks_NHW: NDArray[np.bool_]) -> list[str]:
+        """The path of each mask, as `outline`; each may have its share, or 60 characters if that is less."""
+        share = max(60, self.max_chars // max(1, len(masks_NHW)))
+        return [outline(mask, share) for mask in masks_NHW]
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ def build_gallery(generations: Sequence[Generation], source: Source, count: int)
     try:
         ids, num_worst = choose(*disagreements(readers[shown[-1].number]), count)
         by_id = {image.id: image for image in source.unlabeled.images}
+        pen = Pen(MAX_OUTLINE_CHARS // (count * (2 * len(shown) + 1)))
         drawn, unreadable = [], []
         for image in (by_id[image_id] for image_id in ids if image_id in by_id):
             try:
@@ -74,7 +88,7 @@ def build_gallery(generations: Sequence[Generation], source: Source, count: int)
             except ImageError as error:
                 unreadable.append(f"{image.file_name} ({error.detail})")
                 continue
-            drawn.append(_entry(image, pixels, readers, source.truth, MAX_PHOTO_BYTES // count))
+            drawn.append(_entry(image, pixels, readers, source.truth, MAX_PHOTO_BYTES // count, pen))
         total = len(readers[shown[-1].number])
     finally:
         for reader in readers.values():
@@ -112,10 +126,11 @@ def _entry(
     readers: dict[int, CacheReader],
     truth: CocoData | None,
     max_bytes: int,
+    pen: Pen,
 ) -> dict[str, Any]:
     frame = grid_size(*pixels.shape[:2])
     objects = None if truth is None else _objects_of(truth, image)
-    labels = {str(number): _labels(reader, image.id, objects) for number, reader in readers.items()}
+    labels = {str(number): _labels(reader, image.id, objects, pen) for number, reader in readers.items()}
     return {
         "name": image.file_name,
         "width": pixels.shape[1],
@@ -123,7 +138,7 @@ def _entry(
         "frame": frame,
         "photo": data_uri(pixels, side_px=PHOTO_SIDE_PX, max_bytes=max_bytes),
         "labels": labels,
-        "truth": None if objects is None else _drawn_objects(objects),
+        "truth": None if objects is None else _drawn_objects(objects, pen),
     }
 
 
@@ -132,12 +147,17 @@ def _objects_of(truth: CocoData, image: CocoImage) -> LabelledMasks | None:
     return None if known is None else truth_masks(truth, known)
 
 
-def _drawn_objects(objects: LabelledMasks) -> list[dict[str, Any]]:
-    pairs = list(zip(objects.labels.tolist(), objects.masks, strict=True))[:MAX_INSTANCES]
-    return [{"label": label, "path": outline(mask)} for label, mask in pairs]
+def _drawn_objects(objects: LabelledMasks, pen: Pen) -> list[dict[str, Any]]:
+    paths = pen.outlines(objects.masks[:MAX_INSTANCES])
+    return [
+        {"label": label, "path": path}
+        for label, path in zip(objects.labels[:MAX_INSTANCES].tolist(), paths, strict=True)
+    ]
 
 
-def _labels(reader: CacheReader, image_id: int, objects: LabelledMasks | None) -> dict[str, Any] | None:
+def _labels(
+    reader: CacheReader, image_id: int, objects: LabelledMasks | None, pen: Pen
+) -> dict[str, Any] | None:
     """None where the generation has no labels of the image."""
     if image_id not in reader:
         return None
@@ -145,12 +165,12 @@ def _labels(reader: CacheReader, image_id: int, objects: LabelledMasks | None) -
     order = np.argsort(-labels.instances.scores, kind="stable")[:MAX_INSTANCES]
     return {
         "count": len(labels.instances),
-        "instances": _instances(labels, labels.instances.select(order), objects),
+        "instances": _instances(labels, labels.instances.select(order), objects, pen),
     }
 
 
 def _instances(
-    labels: ImageLabels, instances: Instances, objects: LabelledMasks | None
+    labels: ImageLabels, instances: Instances, objects: LabelledMasks | None, pen: Pen
 ) -> list[dict[str, Any]]:
     assert instances.raw_masks is not None  # asked for
     whole = (0, 0, labels.height, labels.width)
@@ -159,6 +179,7 @@ def _instances(
     best: list[NDArray[np.float64]] | None = None
     if objects is not None and objects.masks.shape[1:] == (labels.height, labels.width):
         best = [same_class_iou(masks, objects).max(axis=1, initial=0.0) for masks in (before, after)]
+    paths = [pen.outlines(masks.masks) for masks in (before, after)]
     return [
         {
             "label": int(instances.labels[i]),
@@ -166,8 +187,8 @@ def _instances(
             "iou": float(instances.raw_ious[i]),
             "expected": float(instances.pred_ious[i]),
             "truth": None if best is None else [float(ious[i]) for ious in best],
-            "before": outline(before.masks[i]),
-            "after": outline(after.masks[i]),
+            "before": paths[0][i],
+            "after": paths[1][i],
         }
         for i in range(len(instances))
     ]

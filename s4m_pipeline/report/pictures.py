@@ -13,7 +13,6 @@ Pixels = npt.NDArray[np.uint8]
 GRID = 1000
 """Outlines are drawn in whole units, this many along the longer side of the image."""
 _TOLERANCE = 0.75
-_MAX_OUTLINE = 12_000
 _WORKING_PX = 1024
 _QUALITIES = (82, 65, 45)
 
@@ -42,12 +41,12 @@ def grid_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def outline(mask: npt.NDArray[np.bool_]) -> str:
+def outline(mask: npt.NDArray[np.bool_], max_chars: int = 4000) -> str:
     """A mask (H, W) as the `d` of an SVG path, to be filled by the even-odd rule; empty without pixels.
 
     The contour is that of the mask resampled to 1024 pixels along its longer side, where it runs through the
-    centres of the outermost pixels; simplified by less than a thousandth of that side. A mask so ragged
-    that its path would be longer than 12,000 characters is simplified until it is not.
+    centres of the outermost pixels; simplified by less than a thousandth of that side. If that is longer
+    than `max_chars`, it is simplified further until it is not, and small pieces disappear.
     """
     height, width = mask.shape
     factor = _WORKING_PX / max(height, width)
@@ -59,7 +58,7 @@ def outline(mask: npt.NDArray[np.bool_]) -> str:
     scale_xy = np.array(frame_wh) / size_wh
     points = [contour[:, 0].astype(np.float32) for contour in contours]
     tolerance = _TOLERANCE
-    while len(path := "".join(_path(ring, scale_xy, tolerance) for ring in points)) > _MAX_OUTLINE:
+    while len(path := "".join(_path(ring, scale_xy, tolerance) for ring in points)) > max_chars:
         tolerance *= 2
     return path
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from s4m_pipeline.report import collect, gallery
 from s4m_pipeline.report.page import json_block, render
 from s4m_pipeline.report.pictures import GRID, data_uri, grid_size, outline
 from stages.report import app
@@ -47,8 +48,16 @@ def test_outline__of_nothing__is_empty() -> None:
     assert outline(np.zeros((10, 20), bool)) == ""
 
 
-def test_outline__of_noise__stays_short() -> None:
-    assert len(outline(np.random.default_rng(0).random((120, 120)) < 0.5)) < 13_000
+@pytest.mark.parametrize("max_chars", [60, 4000])
+def test_outline__of_noise__keeps_to_its_length(max_chars: int) -> None:
+    assert len(outline(np.random.default_rng(0).random((120, 120)) < 0.5, max_chars)) <= max_chars
+
+
+def test_limits__together__keep_the_page_below_ten_megabytes() -> None:
+    as_text = 4 / 3  # of bytes in base64
+    pictures = len(collect.PICTURES) * collect.PICTURE_BYTES
+    size = (gallery.MAX_PHOTO_BYTES + pictures) * as_text + gallery.MAX_OUTLINE_CHARS
+    assert size < 9.5e6
 
 
 @pytest.mark.parametrize(("side_px", "max_bytes"), [(640, 200_000), (640, 9_000), (32, 200_000)])

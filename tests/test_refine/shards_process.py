@@ -1,19 +1,19 @@
 """Runs shards of `s4m refine` as processes of their own and kills them: a server of one request a line.
 
 `{"arguments": {...}, "shards": ["1/2", "2/2"], "kill": ["2/2"]}` on standard input forks one child per shard.
-The children of the shards to kill get SIGKILL once they have committed a part; the others may end. The
-answer holds the exit status of each child. Forking saves each of them the imports.
+The children of the shards to kill send themselves SIGKILL as soon as their first part is stored; the others
+may end. The answer holds the exit status of each child. Forking saves each of them the imports.
 """
 
 import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
 
+from cache import writer
 from s4m_pipeline.registry import register_all
 from stages.refine import refine
 
@@ -37,13 +37,14 @@ def _child(arguments: dict, shard: str) -> None:
     os._exit(0)
 
 
-def _kill_after_a_part(child: int, shard: str, parts: Path) -> None:
-    prefix = f"part-{int(shard.split('/')[0]):04d}-"
-    while not list(parts.glob(f"{prefix}*")):
-        if os.waitpid(child, os.WNOHANG)[0]:
-            raise SystemExit(f"{shard} ended before it could be killed")
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
+def _die_after_a_part() -> None:
+    write_part = writer.write_part
+
+    def write_and_die(path: Path, images: list) -> None:
+        write_part(path, images)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    writer.write_part = write_and_die
 
 
 def _serve(request: dict) -> list[int]:
@@ -51,11 +52,10 @@ def _serve(request: dict) -> list[int]:
     for shard in request["shards"]:
         child = os.fork()
         if child == 0:
+            if shard in request.get("kill", []):
+                _die_after_a_part()
             _child(request["arguments"], shard)
         children[shard] = child
-    parts = Path(request["arguments"]["work_dir"]) / "cache/gen-0001/parts"
-    for shard in request.get("kill", []):
-        _kill_after_a_part(children[shard], shard, parts)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children.values()]
 
 

@@ -20,11 +20,11 @@ from cache.writer import ShardWriter
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
-from s4m_pipeline.models.mask2former import InstanceMask2Former
 from s4m_pipeline.refine import build, labeller
 from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.refine.measuring import quality_of_shard
 from s4m_pipeline.refine.record import ShardRecord
+from s4m_pipeline.registry import register_all
 from s4m_pipeline.sam import BatchedSam
 from test_refine.conftest import NUM_UNLABELED, ODD_SIZES, assert_same_labels, labels_of
 
@@ -192,6 +192,14 @@ def test_refine__quality_counted_on_the_way__equals_that_of_the_stored_labels(re
     assert generation.published()["quality"] == stored.as_dict(truth.class_names)
 
 
+def teacher_class() -> type:
+    """Only to be had once everything is registered."""
+    from mmdet.registry import MODELS
+
+    register_all()
+    return MODELS.get("InstanceMask2Former")
+
+
 def test_refine__out_of_memory_anywhere__halves_and_gives_the_same_labels(
     refine, tmp_path, monkeypatch, caplog
 ):
@@ -207,7 +215,7 @@ def test_refine__out_of_memory_anywhere__halves_and_gives_the_same_labels(
         monkeypatch.setattr(owner, name, limited)
 
     refine("roomy", "refine.ground_truth=train.json")
-    fail_above(2, InstanceMask2Former, "mask_queries", lambda arguments: len(arguments[1]))
+    fail_above(2, teacher_class(), "mask_queries", lambda arguments: len(arguments[1]))
     fail_above(1, BatchedSam, "_encode_batch", lambda arguments: len(arguments[1]))
     fail_above(2, BatchedSam, "_decode_chunk", lambda arguments: len(arguments[2]))
     fail_above(1, labeller, "refine_masks", lambda arguments: len(arguments[2]))
@@ -227,6 +235,6 @@ def test_refine__out_of_memory_with_a_single_image__says_so(refine, monkeypatch)
     def fail(*_):
         raise torch.OutOfMemoryError("injected")
 
-    monkeypatch.setattr(InstanceMask2Former, "mask_queries", fail)
+    monkeypatch.setattr(teacher_class(), "mask_queries", fail)
     with pytest.raises(UserError, match="Out of device memory with a single image"):
         refine("run")

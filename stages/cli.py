@@ -31,6 +31,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "run": Command("stages.run:run", "Do all stages of an experiment that are not done yet."),
     "doctor": Command(
         "stages.doctor:doctor", "Check installation, machine or experiment, and say what mends it."
     ),

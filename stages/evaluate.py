@@ -11,12 +11,10 @@ import typer
 from s4m_pipeline import console
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.options.groups import Split
+from stages.artifacts import STUDENT, TEACHER, WEIGHTS, read_run
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from s4m_pipeline.data.coco import CocoData
-    from s4m_pipeline.engine.checkpoint import Weights
     from s4m_pipeline.evaluation.cityscapes import CityscapesAP
     from s4m_pipeline.evaluation.mask_ap import MaskAP
 
@@ -44,7 +42,10 @@ def evaluate(
         bool, typer.Option("--trust-checkpoint", help="Load the checkpoint even if its file runs code.")
     ] = False,
 ) -> None:
-    """Print COCO mask AP (AP, AP50, AP75, by object size, by class) of a checkpoint."""
+    """Print COCO mask AP (AP, AP50, AP75, by object size, by class) of a checkpoint.
+
+    Results of a stage's finished weights are kept in the experiment's evaluation.json, for the report.
+    """
     if results and not benchmark:
         raise typer.BadParameter("--results is where --benchmark writes: give both")
     options, parts = load_experiment(config, overrides or [])
@@ -52,8 +53,6 @@ def evaluate(
 
     from s4m_pipeline.data.coco import load_coco
     from s4m_pipeline.engine.checkpoint import read_weights, require_classes
-    from s4m_pipeline.evaluation.mask_ap import mask_ap
-    from s4m_pipeline.evaluation.merging import merged_rate_of_results
     from s4m_pipeline.registry import register_all
 
     truth = load_coco(annotations, images)
@@ -63,15 +62,22 @@ def evaluate(
     weights = read_weights(checkpoint, trust=trust_checkpoint)
     require_classes(weights, tuple(truth.class_names), str(annotations))
     register_all()
-    model = _build_model(parts, weights, truth)
-    predictions = _predict(model, parts, truth, options.teacher.workers)
+
+    from s4m_pipeline.evaluation.checkpoint import as_record, keep_result, predict_split
+    from s4m_pipeline.evaluation.mask_ap import mask_ap
+    from s4m_pipeline.evaluation.merging import merged_rate_of_results
+
+    predictions = predict_split(parts, weights, truth, options.teacher.workers)
     result = mask_ap(truth, predictions)
     merged = merged_rate_of_results(truth, predictions)
     official = scored.score(predictions) if scored else None
+    report = as_record(result, merged)
+    if official:
+        report["cityscapes"] = dataclasses.asdict(official)
+    stage = checkpoint.parent
+    if checkpoint.name == WEIGHTS and stage.name in (TEACHER, STUDENT) and read_run(stage):
+        keep_result(stage.parent, split, stage.name, checkpoint, report)
     if as_json:
-        report = {**dataclasses.asdict(result), "merged_rate": None if math.isnan(merged) else merged}
-        if official:
-            report["cityscapes"] = dataclasses.asdict(official)
         print(json.dumps(report, indent=2))
     else:
         _print_tables(result, official, f"{checkpoint} on {annotations}")
@@ -111,39 +117,6 @@ class _Benchmark:
             )
         record_result(self.folder, found)
         return found
-
-
-def _build_model(parts: dict[str, Any], weights: "Weights", truth: "CocoData") -> "nn.Module":
-    import torch
-    from mmdet.registry import MODELS
-
-    from s4m_pipeline.engine.checkpoint import load_weights
-    from s4m_pipeline.engine.parts import model_config
-
-    model: nn.Module = MODELS.build(model_config(parts["model"], len(truth.categories)))
-    load_weights(model, weights)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
-def _predict(
-    model: "nn.Module", parts: dict[str, Any], truth: "CocoData", workers: int
-) -> list[dict[str, Any]]:
-    import torch
-    from mmengine.runner import Runner
-    from rich.progress import track
-
-    from s4m_pipeline.engine.parts import coco_dataset, eval_dataloader
-    from s4m_pipeline.evaluation.mask_ap import coco_results
-
-    dataset = coco_dataset(truth.json_path, truth.images_root, parts["test_pipeline"])
-    loader = Runner.build_dataloader(eval_dataloader(dataset, workers=workers))
-    category_ids = [category.id for category in truth.categories]
-    predictions: list[dict[str, Any]] = []
-    with torch.inference_mode():
-        for batch in track(loader, "Predicting", console=console.progress, transient=True):
-            for sample in model.test_step(batch):  # type: ignore[operator]
-                predictions += coco_results(sample.img_id, category_ids, sample.pred_instances)
-    return predictions
 
 
 def _print_tables(result: "MaskAP", official: "CityscapesAP | None", title: str) -> None:

@@ -1,5 +1,6 @@
 """Stage 3: train the student on labels and cached pseudo-labels, refreshed by its own average."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,16 @@ from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import Options, load_experiment, settings_of
 from s4m_pipeline.options.student import StudentOptions
-from stages.artifacts import CACHE, GENERATIONS, STUDENT, WEIGHTS, RunRecord, experiment_folder
+from stages.artifacts import (
+    CACHE,
+    GENERATIONS,
+    STUDENT,
+    TEACHER,
+    WEIGHTS,
+    RunRecord,
+    experiment_folder,
+    teacher_weights,
+)
 
 if TYPE_CHECKING:
     from mmengine.hooks import Hook
@@ -62,6 +72,8 @@ def train_student(
     }
     launch_ranks(devices, batches)
     experiment = experiment_folder(config, work_dir)
+    if student.init_from == TEACHER:
+        student = dataclasses.replace(student, init_from=str(teacher_weights(experiment)))
     with joined(student.rank_timeout_s):
         _train(options, student, parts, config, experiment, overwrite, allow_partial, trust_checkpoint)
 

@@ -65,6 +65,8 @@ class PhotometricOptions:
 class StudentOptions(TrainOptions):
     """Training of the student; `batch_size` counts labelled images."""
 
+    init_from: str | None = None
+    """As for the teacher; or `teacher`: the experiment's finished teacher."""
     unlabeled_batch_size: int
     """Unlabelled images per step, on all devices together."""
     unlabeled_weight: float = 2.0

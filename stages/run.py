@@ -1,0 +1,249 @@
+"""All stages of an experiment in order: each is skipped, resumed, done or done again as its inputs say."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import typer
+
+from s4m_pipeline import console
+from s4m_pipeline.errors import UserError
+from s4m_pipeline.options.experiment import Options, load_experiment
+from stages import pretrain_teacher, train_student
+from stages.artifacts import (
+    CACHE,
+    GENERATIONS,
+    STUDENT,
+    TEACHER,
+    WEIGHTS,
+    changes,
+    experiment_folder,
+    read_run,
+    teacher_weights,
+)
+
+StageName = Literal["teacher", "refine", "student", "evaluate", "report"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+
+class Plan(NamedTuple):
+    """What is to become of a stage."""
+
+    why: str
+    commands: list[list[str]]
+    """Arguments of `s4m`, without those that all stages share; none: the stage is done."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run, and where."""
+
+    config: Path
+    folder: Path
+    options: Options
+    parts: dict[str, Any]
+    devices: int
+
+    @property
+    def split(self) -> Literal["val", "test"]:
+        """What teacher and student are compared on."""
+        return "val" if self.options.data.test is None else "test"
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="Config of the experiment, a file of configs/.")],
+    first: Annotated[StageName, typer.Option("--from", help="Begin with this stage.")] = "teacher",
+    last: Annotated[StageName, typer.Option("--until", help="End with this stage.")] = "report",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done, and what it takes.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
+    ] = None,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the experiment.", show_default="work_dirs/<config name>")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processes to train in, one for each GPU.")] = 1,
+) -> None:
+    """Do every stage that is not done yet: teacher, pseudo-labels, student, evaluation, report.
+
+    A stage that is finished and whose data, settings and inputs are as they were is skipped; one that was
+    interrupted goes on; one whose inputs changed is done again, and so are those after it.
+    """
+    options, parts = load_experiment(config, overrides or [])
+    experiment = Experiment(config, experiment_folder(config, work_dir), options, parts, devices)
+    chosen = STAGES[STAGES.index(first) : STAGES.index(last) + 1]
+    if not chosen:
+        raise typer.BadParameter(f"--until {last} comes before --from {first}")
+    if dry_run:
+        _foretell(experiment, chosen)
+        return
+    for name in chosen:
+        plan = PLANS[name](experiment)
+        console.progress.print(f"[bold]{name}[/]: {plan.why}", soft_wrap=True)
+        for command in plan.commands:
+            _call(command, experiment, overrides or [])
+    if "evaluate" in chosen:
+        _print_summary(experiment)
+
+
+def _call(command: Sequence[str], experiment: Experiment, overrides: Sequence[str]) -> None:
+    """Run a stage in a process of its own; end as it does when it fails."""
+    arguments = [sys.executable, "-m", "stages", *command]
+    if command[0] != "report":
+        arguments += [word for override in overrides for word in ("--set", override)]
+    if command[0] not in ("report", "evaluate"):
+        arguments += ["--work-dir", str(experiment.folder)]
+    process = subprocess.Popen(arguments)
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:  # the stage has got the signal as well, and saves itself
+            continue
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def _plan_teacher(experiment: Experiment) -> Plan:
+    options = experiment.options
+    inputs = pretrain_teacher.load_inputs(options)
+    now = pretrain_teacher.what_it_depends_on(options, experiment.parts, inputs)
+    return _plan_training("pretrain-teacher", TEACHER, experiment, now)
+
+
+def _plan_student(experiment: Experiment) -> Plan:
+    options = experiment.options
+    if options.student is None:
+        return Plan("the config has no group `student`", [])
+    inputs = train_student.load_inputs(options, options.student, experiment.folder, False)
+    now = train_student.what_it_depends_on(options, experiment.parts, inputs)
+    return _plan_training("train-student", STUDENT, experiment, now)
+
+
+def _plan_training(
+    command: str, stage: str, experiment: Experiment, now: tuple[dict[str, Any], dict[str, str]]
+) -> Plan:
+    arguments = [command, str(experiment.config), "--devices", str(experiment.devices)]
+    record = read_run(experiment.folder / stage)
+    if record is None:
+        return Plan("not done yet", [arguments])
+    if differing := changes(record, *now):
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        return Plan(f"done again, because of {'; '.join(differing[:3])}{more}", [[*arguments, "--overwrite"]])
+    if record["status"] != "finished":
+        return Plan(f"goes on ({record['status']} before)", [arguments])
+    return Plan(f"done (validation AP {record['result'].get('AP') or 0:.1f})", [])
+
+
+def _plan_refine(experiment: Experiment) -> Plan:
+    from cache.fingerprint import explain
+    from cache.generations import generations
+    from s4m_pipeline.refine.inputs import load_inputs
+    from s4m_pipeline.student.generations import GenerationLog
+
+    if experiment.options.data.unlabeled is None:
+        raise UserError("The config has no data.unlabeled.\nSet it to a COCO JSON of images, or a folder.")
+    inputs = load_inputs(experiment.options, experiment.parts, teacher_weights(experiment.folder))
+    fingerprint = inputs.fingerprint()
+    arguments = ["refine", str(experiment.config)]
+    log = GenerationLog(experiment.folder / STUDENT / GENERATIONS)
+    if log.entries and log.entries[0]["fingerprint"] == fingerprint:
+        return Plan(f"done (gen-{log.first:04d}, which the student began with)", [])
+    known = generations(experiment.folder / CACHE)
+    for generation in reversed(known):
+        if generation.spec.fingerprint == fingerprint:
+            if generation.published() is not None:
+                return Plan(f"done ({generation.name})", [])
+            return Plan(f"{generation.name} goes on", [[*arguments, "-g", str(generation.number)]])
+    if not known:
+        return Plan("not done yet", [arguments])
+    differing = explain(known[-1].spec.fingerprint, fingerprint)
+    # The gate compares teachers of one training; this one begins anew.
+    anew = ["-g", str(known[-1].number + 1), "--set", "student.gate=off"]
+    return Plan(f"done again, because of {'; '.join(differing[:3])}", [[*arguments, *anew]])
+
+
+def _plan_evaluation(experiment: Experiment) -> Plan:
+    from s4m_pipeline.evaluation.checkpoint import kept_result
+
+    commands = []
+    for stage in (TEACHER, STUDENT):
+        weights = experiment.folder / stage / WEIGHTS
+        if weights.exists() and kept_result(experiment.folder, experiment.split, stage, weights) is None:
+            commands.append(["evaluate", str(experiment.config), str(weights), "--split", experiment.split])
+    return Plan(f"{len(commands)} checkpoint(s) to evaluate" if commands else "done", commands)
+
+
+def _plan_report(experiment: Experiment) -> Plan:
+    return Plan("written anew", [["report", str(experiment.folder), "--config", str(experiment.config)]])
+
+
+PLANS: dict[StageName, Callable[[Experiment], Plan]] = {
+    "teacher": _plan_teacher,
+    "refine": _plan_refine,
+    "student": _plan_student,
+    "evaluate": _plan_evaluation,
+    "report": _plan_report,
+}
+
+
+def _foretell(experiment: Experiment, chosen: Sequence[StageName]) -> None:
+    """Say what would be done: all that comes after a stage that has work to do, has it too."""
+    from s4m_pipeline.doctor import experiment as doctor
+
+    pending = False
+    for name in chosen:
+        plan = Plan("after that", []) if pending else PLANS[name](experiment)
+        pending = pending or bool(plan.commands)
+        console.result.print(
+            f"{name}: {plan.why}{_time_left(experiment, name, plan, pending)}", soft_wrap=True
+        )
+    judged = doctor.Experiment(experiment.config, experiment.options, experiment.parts)
+    disk_gb = doctor.disk_bytes(judged) / 1e9
+    console.result.print(f"disk for checkpoints and pseudo-labels: about {disk_gb:.1f} GB")
+
+
+def _time_left(experiment: Experiment, name: str, plan: Plan, pending: bool) -> str:
+    """An estimate where steps of this training were timed before."""
+    if name not in (TEACHER, STUDENT) or not pending:
+        return ""
+    metrics = experiment.folder / name / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    timed = [line for line in map(json.loads, lines) if "seconds_per_step" in line]
+    training = experiment.options.teacher if name == TEACHER else experiment.options.student
+    if training is None:
+        return ""
+    if not timed:
+        return f"; {training.iterations} steps, time not known before the first ones"
+    done = 0 if plan.why.startswith("done again") else timed[-1]["step"]
+    seconds = (training.iterations - done) * timed[-1]["seconds_per_step"]
+    return f"; about {seconds / 60:.0f} minutes at the speed measured before"
+
+
+def _print_summary(experiment: Experiment) -> None:
+    """The table at the end: what each stage brought."""
+    from rich.table import Table
+
+    from s4m_pipeline.evaluation.checkpoint import kept_result
+    from s4m_pipeline.student.generations import GenerationLog
+
+    table = Table("", "percent", title=f"{experiment.folder} on data.{experiment.split}")
+    for stage in (TEACHER, STUDENT):
+        weights = experiment.folder / stage / WEIGHTS
+        if weights.exists():
+            kept = kept_result(experiment.folder, experiment.split, stage, weights) or {}
+            table.add_row(f"{stage} AP", f"{kept['AP']:.1f}" if kept.get("AP") is not None else "-")
+    log = GenerationLog(experiment.folder / STUDENT / GENERATIONS)
+    quality = log.entries[0].get("quality", {}) if log.entries else {}
+    for name, title in (("SQ before", "SQ of the teacher's masks"), ("SQ after", "SQ after refinement")):
+        if quality.get(name) is not None:
+            table.add_row(title, f"{quality[name]:.1f}")
+    console.result.print(table)
+    report = experiment.folder / "report.html"
+    if report.exists():
+        console.result.print(f"{report}", markup=False, soft_wrap=True)

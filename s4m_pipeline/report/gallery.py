@@ -26,6 +26,7 @@ MAX_PHOTO_BYTES = 3_600_000
 """All photos of the gallery together, before they are written as text."""
 MAX_OUTLINE_CHARS = 3_000_000
 """All outlines of the gallery together."""
+_PRELOAD_BYTES = 64_000_000
 MAX_GENERATIONS = 3
 MAX_INSTANCES = 40
 """Drawn in an image, the most confident ones."""
@@ -76,7 +77,10 @@ def build_gallery(generations: Sequence[Generation], source: Source, count: int)
     """
     shown = list(generations[-MAX_GENERATIONS:])
     classes = list(shown[-1].spec.classes)
-    readers = {generation.number: CacheReader(generation) for generation in reversed(shown)}
+    readers = {
+        generation.number: CacheReader(generation, preload_bytes=_PRELOAD_BYTES)
+        for generation in reversed(shown)
+    }
     try:
         ids, num_worst = choose(*disagreements(readers[shown[-1].number]), count)
         by_id = {image.id: image for image in source.unlabeled.images}

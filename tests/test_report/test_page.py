@@ -6,6 +6,9 @@ import html.parser
 import io
 import json
 import re
+import shutil
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +20,10 @@ from s4m_pipeline.report import collect, gallery
 from s4m_pipeline.report.page import json_block, render
 from s4m_pipeline.report.pictures import GRID, data_uri, grid_size, outline
 from stages.report import app
+from tests.conftest import REPOSITORY
 from tests.test_report.conftest import HOSTILE_NAME, Experiment, write_experiment
+
+DEMO = REPOSITORY / "configs/demo/demo.py"
 
 
 def drawn(path: str, frame_wh: tuple[int, int]) -> np.ndarray:
@@ -117,14 +123,40 @@ def test_render__refers_to_nothing_outside_and_its_policy_names_its_own_script(f
 
 def test_report__of_a_folder__writes_the_page_with_the_recorded_settings(data_source, tmp_path) -> None:
     experiment = write_experiment(tmp_path / "work", data_source)
-    done = CliRunner().invoke(app, [str(experiment.folder), "--images", "3"])
-    assert done.exit_code == 0, done.output
-    page = experiment.folder / "report.html"
-    assert str(page) in done.output.replace("\n", "")
-    content = json.loads(Elements(page.read_text()).raw[1])
+    content = written(experiment.folder, "--images", "3")
     assert len(content["gallery"]["images"]) == 3
     assert content["gallery"]["images"][0]["truth"] is not None
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT.*\+00:00", content["made_at"])
+
+
+def written(folder: Path, *arguments: str) -> dict[str, Any]:
+    """What the page holds that `s4m report` writes."""
+    done = CliRunner().invoke(app, [str(folder), *arguments])
+    assert done.exit_code == 0, done.output
+    content: dict[str, Any] = json.loads(Elements((folder / "report.html").read_text()).raw[1])
+    return content
+
+
+def test_report__of_a_cache_alone__needs_a_config_for_the_gallery(data_source, tmp_path) -> None:
+    experiment = write_experiment(tmp_path / "work", data_source, until="cache")
+    shutil.rmtree(experiment.folder / "teacher")
+    assert "--config" in written(experiment.folder)["gallery_reason"]
+    settings = {"data.root": data_source.data.root, "data.train_images": ".", "data.labeled": "all.json"}
+    settings |= {"data.unlabeled": "unlabeled.json", "refine.ground_truth": "all.json"}
+    changes = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    content = written(experiment.folder, "--config", str(DEMO), "--images", "2", *changes)
+    assert len(content["gallery"]["images"]) == 2
+
+
+def test_report__recorded_settings_of_another_version__are_named_as_the_reason(data_source, tmp_path) -> None:
+    experiment = write_experiment(tmp_path / "work", data_source, until="cache")
+    path = experiment.folder / "teacher/run.json"
+    run = json.loads(path.read_text())
+    run["config"]["data"]["colour"] = "blue"
+    path.write_text(json.dumps(run))
+    reason = written(experiment.folder)["gallery_reason"]
+    assert "data.colour" in reason
+    assert "--config" in reason
 
 
 def test_report__options_may_come_before_the_folder(data_source, tmp_path) -> None:

@@ -1,0 +1,39 @@
+"""The chain of coco_10.py in a handful of steps: the miniature, the demo's network, the nano SAM 2.
+
+Everything in pixels is an eighth of the paper's.
+
+Data:             s4m data miniature coco ROOT, and docs/cityscapes.md, split of 10 %
+Command:          s4m reproduce coco ROOT --profile smoke (its first stage: s4m pretrain-teacher)
+Time and memory:  two minutes on two cores; memory not measured
+Expected AP:      none to speak of
+"""
+
+_base_ = ["../_base_/coco_recipe.py", "../_base_/small.py"]
+
+_weights = "{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors"
+_few = dict(workers=0, init_from=_weights, log_every=2)
+_batch_augments = _base_._batch_augments
+_batch_augments[0].update(size=(128, 128))
+
+data = dict(labeled="splits/10/labeled.json", unlabeled="splits/10/unlabeled.json")
+model = dict(data_preprocessor=dict(batch_augments=_batch_augments))
+teacher = dict(iterations=4, batch_size=2, validate_every=4, checkpoint_every=2, **_few)
+sam = dict(model="nano")
+sd = dict(points=16)
+refine = dict(min_score=0.02, workers=0)
+student = dict(
+    iterations=6,
+    batch_size=2,
+    unlabeled_batch_size=2,
+    burn_in=2,
+    refresh_every=2,
+    validate_every=6,
+    checkpoint_every=2,
+    **_few,
+)
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[3].update(scale=(128, 128))
+train_pipeline[4].update(crop_size=(128, 128))
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(scale=(166, 100))

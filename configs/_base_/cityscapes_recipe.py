@@ -28,9 +28,9 @@ student = dict(
     init_from="torchvision://resnet50",
     burn_in=15_000,
     ema=0.9996,
-    # Ours: from the end of the burn-in on, labels are made anew this often; the paper makes them in every step.
+    # Ours: from the end of the burn-in on, labels are made anew this often; the paper makes them every step.
     refresh_every=5_000,
-    gate="warn",  # ours; labels are exchanged in any case, as in the paper, and clearly worse ones are reported
+    gate="warn",  # ours: labels are exchanged in any case, as in the paper; clearly worse ones are reported
     arp=dict(placement="same", scale_range=(1.0, 1.0), min_area_px=0),
     validate_every=5_000,
     checkpoint_every=1_000,

@@ -28,10 +28,10 @@ student = dict(
     init_from="torchvision://resnet50",
     burn_in=25_000,
     ema=0.9996,
-    # Ours: from the end of the burn-in on, labels are made anew this often; the paper makes them in every step.
-    # All unlabelled images are seen once in about 9,700 steps: refreshing faster would make labels never used.
+    # Ours: from the end of the burn-in on, labels are made anew this often; the paper makes them every step.
+    # All unlabelled images are seen once in about 9,700 steps: faster, and labels would be made for nothing.
     refresh_every=25_000,
-    gate="warn",  # ours; labels are exchanged in any case, as in the paper, and clearly worse ones are reported
+    gate="warn",  # ours: labels are exchanged in any case, as in the paper; clearly worse ones are reported
     arp=dict(placement="random", scale_range=(0.8, 1.2), min_area_px=0),
     validate_every=10_000,
     checkpoint_every=1_000,

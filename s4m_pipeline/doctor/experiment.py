@@ -98,8 +98,10 @@ def _check_set(name: str, source: Path, images: Path) -> Finding:
 
 def check_sam(experiment: Experiment) -> Iterator[Finding]:
     """SAM 2's weights are here, or will be downloaded."""
-    sam = experiment.options.sam
-    if experiment.options.refine.prompt is None and not experiment.options.sd.enabled:
+    options = experiment.options
+    sam, student = options.sam, options.student
+    distilled = options.sd.enabled or (student is not None and student.distill)
+    if options.refine.prompt is None and not distilled:
         yield Finding("SAM 2 weights", "ok", "not used by this config")
     elif sam.model == "nano":
         yield Finding("SAM 2 weights", "ok", "nano, which is shipped")
@@ -150,15 +152,15 @@ def check_init_from(experiment: Experiment) -> Iterator[Finding]:
                 yield Finding(name, "fix", f"no file {start}", command)
             continue
         network = start.removeprefix("torchvision://")
-        if found := sorted(_torch_checkpoints().glob(f"{network}-*.pth")):
+        if found := sorted(torch_checkpoints().glob(f"{network}-*.pth")):
             yield Finding(name, "ok", str(found[0]))
         else:
-            text = f"{start} is not in {_torch_checkpoints()}: it is downloaded at first use"
-            command = f"python -c \"import torchvision; torchvision.models.{network}(weights='DEFAULT')\""
+            text = f"{start} is not in {torch_checkpoints()}: it is downloaded at first use"
+            command = f"python -c \"import torchvision; torchvision.models.{network}(weights='IMAGENET1K_V1')\""
             yield Finding(name, "warn", text, command)
 
 
-def _torch_checkpoints() -> Path:
+def torch_checkpoints() -> Path:
     """Where torch keeps downloaded weights (`torch.hub.get_dir`, without importing torch)."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("cache", "s4m_pipeline", "stages")
 SOURCES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 REGISTRY = Path("s4m_pipeline/registry.py")
-SHARED_BY_STAGES = {"stages.artifacts"}
+SHARED_BY_STAGES = {"stages.arguments", "stages.artifacts", "stages.children"}
 EXCEPTIONS = {
     Path("stages/__main__.py"): {"stages.cli"},
     Path("stages/run.py"): {"stages.pretrain_teacher", "stages.train_student"},  # asks what they depend on

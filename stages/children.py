@@ -1,0 +1,30 @@
+"""Commands that call other commands, each in a process of its own."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+
+def call(arguments: Sequence[str]) -> None:
+    """Run `s4m ARGUMENTS` and wait; it gets SIGTERM and Ctrl-C as well, and has time to save.
+
+    Raises:
+        SystemExit: with its exit code, if it fails; 128 + signal, if a signal ended it.
+    """
+    process = subprocess.Popen([sys.executable, "-m", "stages", *arguments])
+    usual = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    try:
+        code = _wait(process)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to the process, too
+            continue

@@ -9,11 +9,11 @@ INSTALLED := $(VENV)/.installed
 # One thread per process: tests run in two processes, and small models gain nothing from more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test browser torture lint format types ops
+.PHONY: help setup demo reproduce-cityscapes reproduce-coco test browser torture lint format types ops
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Install the tested versions into .venv (PYTHON=path chooses the interpreter)
 
@@ -46,6 +46,17 @@ data/demo/split/split.json: | setup
 
 work_dirs/demo/teacher/weights.safetensors: | data/demo/split/split.json
 	$(BIN)/s4m pretrain-teacher configs/demo/demo.py
+
+# Without PROFILE=smoke these need the data, the weights (they say which), GPUs and days.
+PROFILE ?= paper
+GPUS ?= 1
+reproduce-cityscapes: setup ## The paper's Cityscapes row: CITYSCAPES_ROOT=... PERCENT=10 GPUS=4 [PROFILE=smoke]
+	$(BIN)/s4m reproduce cityscapes $(or $(CITYSCAPES_ROOT),data/cityscapes) --percent $(or $(PERCENT),10) \
+	  --gpus $(GPUS) --profile $(PROFILE)
+
+reproduce-coco: setup ## The paper's COCO row: COCO_ROOT=... PERCENT=2 GPUS=4 [PROFILE=smoke]
+	$(BIN)/s4m reproduce coco $(or $(COCO_ROOT),data/coco) --percent $(or $(PERCENT),2) \
+	  --gpus $(GPUS) --profile $(PROFILE)
 
 # Not a part of `setup`: it installs for the whole system. Without a browser, the tests that need one are skipped.
 browser: ## Install Chromium, in which the tests look at the report's page (Debian, as root)

@@ -37,15 +37,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup data/demo/split/split.json work_dirs/demo/teacher/weights.safetensors ## Draw scenes, train a teacher on 48 of them, evaluate it
-	$(BIN)/s4m evaluate configs/demo/demo.py work_dirs/demo/teacher/weights.safetensors
+demo: setup data/demo/split/split.json ## The whole pipeline on drawn scenes: teacher, refine, student, report
+	$(BIN)/s4m run configs/demo/demo.py
 
 data/demo/split/split.json: | setup
 	$(BIN)/s4m data demo data/demo --force
-	$(BIN)/s4m data split data/demo/train.json --percent 12 --out data/demo/split --val data/demo/val.json --force
-
-work_dirs/demo/teacher/weights.safetensors: | data/demo/split/split.json
-	$(BIN)/s4m pretrain-teacher configs/demo/demo.py
+	$(BIN)/s4m data split data/demo/train.json --percent 6 --out data/demo/split --val data/demo/val.json --force
 
 # Without PROFILE=smoke these need the data, the weights (they say which), GPUs and days.
 PROFILE ?= paper

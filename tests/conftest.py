@@ -78,6 +78,12 @@ data = dict(
     _delete_=True, root={str(tiny_coco.root)!r}, labeled="train.json", train_images="train",
     val="val.json", val_images="val", test="test.json", test_images="test",
 )
+train_pipeline = [
+    dict(type="LoadRGB"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
 teacher = dict(
     _delete_=True, iterations=6, batch_size=2, workers=0, ema=0.5,
     validate_every=3, checkpoint_every=2, log_every=2, deterministic=True,

@@ -12,3 +12,9 @@ _base_ = ["demo.py"]
 
 data = dict(root="data/init", test=None, test_images=None)
 teacher = dict(iterations=3000, init_from=None, validate_every=1000, checkpoint_every=250, log_every=50)
+train_pipeline = [
+    dict(type="LoadRGB"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]

@@ -36,6 +36,12 @@ sam = dict(model="nano")
 refine = dict(min_score=0.25, min_soft_area=5.0, nms_iou=0.5, batch_size=3, workers=0, ground_truth=None)
 cache = dict(part_images=2)
 optim_wrapper = dict(optimizer=dict(lr=1e-5))
+train_pipeline = [
+    dict(type="LoadRGB"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
 student = dict(
     _delete_=True, iterations=6, batch_size=2, unlabeled_batch_size=2, workers=0, ema=0.5, burn_in=2,
     refresh_every=2, gate="off", validate_every=6, checkpoint_every=3, log_every=2, deterministic=True,

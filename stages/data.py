@@ -28,7 +28,7 @@ Source = Annotated[Path, typer.Argument(metavar="JSON", help="COCO JSON file of 
 Images = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that its file names are relative to (default: train/ beside train.json, else ./)"
+        help="Folder that its file names are relative to.", show_default="train/ beside train.json, else ./"
     ),
 ]
 Validation = Annotated[
@@ -39,7 +39,7 @@ Validation = Annotated[
 ]
 ValidationImages = Annotated[
     Path | None,
-    typer.Option("--val-images", help="Image folder of the validation sets (default: as for --images)"),
+    typer.Option("--val-images", help="Image folder of the validation sets.", show_default="as for --images"),
 ]
 MaxPixels = Annotated[
     int, typer.Option(min=1, help="Largest width x height accepted; judged before decoding an image.")
@@ -108,9 +108,9 @@ def convert_cityscapes(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with leftImg8bit and gtFine.")],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for the JSON files (default: ROOT/annotations)."),
+        typer.Option(metavar="DIR", help="Folder for the JSON files.", show_default="ROOT/annotations"),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per core).")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s4m_pipeline import console
+from stages.arguments import Overrides
 from stages.artifacts import experiment_folder
 
 if TYPE_CHECKING:
@@ -18,11 +19,10 @@ def doctor(
     config: Annotated[
         Path | None, typer.Argument(help="Also check this experiment: its data, weights, needs.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-    ] = None,
+    overrides: Overrides = None,
     work_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the results.  [default: work_dirs, or the experiment's]")
+        Path | None,
+        typer.Option(help="Folder of the results.", show_default="work_dirs, or the experiment's"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:

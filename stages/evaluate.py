@@ -11,6 +11,7 @@ import typer
 from s4m_pipeline import console
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.options.groups import Split
+from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
 from stages.artifacts import STUDENT, TEACHER, WEIGHTS, read_run
 
 if TYPE_CHECKING:
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    config: Annotated[Path, typer.Argument(help="Config that the checkpoint was trained with.")],
-    checkpoint: Annotated[Path, typer.Argument(help="Weights: .safetensors, or a training checkpoint .pth.")],
+    config: TrainedConfig,
+    checkpoint: Checkpoint,
     split: Annotated[Split, typer.Option(help="Part of the data, as the config names it.")] = "val",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-    ] = None,
+    overrides: Overrides = None,
     benchmark: Annotated[
         Literal["cityscapes"] | None,
         typer.Option(help="Also score with a benchmark's own evaluator, which reads gtFine/SPLIT."),
@@ -34,13 +33,12 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for predictions in its format (default: cityscapes_SPLIT beside the weights)",
+            help="Folder for predictions in its format.",
+            show_default="cityscapes_SPLIT beside the weights",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load the checkpoint even if its file runs code.")
-    ] = False,
+    trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Print COCO mask AP (AP, AP50, AP75, by object size, by class) of a checkpoint.
 

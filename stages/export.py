@@ -9,6 +9,7 @@ import typer
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
+from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
 from stages.artifacts import TEACHER, read_run
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ app = typer.Typer(help="Hand weights and pseudo-labels to other programs.", no_a
 MMDET_CONFIG = "mmdet_config.py"
 MMDET_CHECKPOINT = "mmdet_checkpoint.pth"
 
-Config = Annotated[Path, typer.Argument(help="Config that the checkpoint was trained with.")]
-Checkpoint = Annotated[Path, typer.Argument(help="Weights: .safetensors, or a training checkpoint .pth.")]
 Kind = Annotated[
     Literal["ema", "student"] | None,
     typer.Option(
@@ -30,22 +29,16 @@ Kind = Annotated[
         show_default="the average if there is one",
     ),
 ]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-]
-Trust = Annotated[
-    bool, typer.Option("--trust-checkpoint", help="Load the checkpoint even if its file runs code.")
-]
 
 
 @app.command()
 def weights(
-    config: Config,
+    config: TrainedConfig,
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Argument(help="File to write, ending in .safetensors.")],
     kind: Kind = None,
     overrides: Overrides = None,
-    trust_checkpoint: Trust = False,
+    trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Write a network's weights as safetensors, with classes, config and origin in the header."""
     if out.suffix != ".safetensors":
@@ -70,12 +63,12 @@ def weights(
 
 @app.command()
 def mmdet(
-    config: Config,
+    config: TrainedConfig,
     checkpoint: Checkpoint,
     out_dir: Annotated[Path, typer.Argument(help="Folder to write: a config and a checkpoint.")],
     kind: Kind = None,
     overrides: Overrides = None,
-    trust_checkpoint: Trust = False,
+    trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Write a config and a checkpoint that mmdet loads without this project."""
     for name in (MMDET_CONFIG, MMDET_CHECKPOINT):

@@ -25,10 +25,10 @@ def init(
     ],
     val: Annotated[
         Path | None,
-        typer.Option(metavar="JSON", help="Validation set.  [default: a part of the labelled images]"),
+        typer.Option(metavar="JSON", help="Validation set.", show_default="a part of the labelled images"),
     ] = None,
     val_images: Annotated[
-        Path | None, typer.Option(help="Its image folder.  [default: val/ beside val.json, else ./]")
+        Path | None, typer.Option(help="Its image folder.", show_default="val/ beside val.json, else ./")
     ] = None,
     val_percent: Annotated[
         float, typer.Option(help="Without --val: share of the labelled images to validate on.")
@@ -36,14 +36,14 @@ def init(
     seed: Annotated[int, typer.Option(min=0, help="Which images --val-percent picks.")] = 0,
     test: Annotated[Path | None, typer.Option(metavar="JSON", help="Test set, looked at last.")] = None,
     test_images: Annotated[
-        Path | None, typer.Option(help="Its image folder.  [default: test/ beside test.json, else ./]")
+        Path | None, typer.Option(help="Its image folder.", show_default="test/ beside test.json, else ./")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for NAME.py and for NAME/ with new JSON files.")] = Path(
         "experiments"
     ),
     gpu_gb: Annotated[
         float | None,
-        typer.Option(min=4, help="Memory of the GPU to size for.  [default: that of this machine's]"),
+        typer.Option(min=4, help="Memory of the GPU to size for.", show_default="that of this machine's"),
     ] = None,
 ) -> None:
     """Check the data, hold out validation images, and write a config with sizes that fit data and device."""

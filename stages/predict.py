@@ -8,6 +8,7 @@ import typer
 
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
+from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
 from stages.artifacts import experiment_folder
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ UNREADABLE = "unreadable.txt"
 
 
 def predict(
-    config: Annotated[Path, typer.Argument(help="Config that the checkpoint was trained with.")],
-    checkpoint: Annotated[Path, typer.Argument(help="Weights: .safetensors, or a training checkpoint .pth.")],
+    config: TrainedConfig,
+    checkpoint: Checkpoint,
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of images at any depth.")
     ],
@@ -40,12 +41,8 @@ def predict(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that decode images; 0 decodes in the main process.")
     ] = 2,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-    ] = None,
-    trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load the checkpoint even if its file runs code.")
-    ] = False,
+    overrides: Overrides = None,
+    trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Find the objects of images: overlay pictures, and masks, classes and scores as COCO results."""
     from s4m_pipeline.predict.images import list_images

@@ -11,6 +11,7 @@ import typer
 
 from s4m_pipeline import console
 from s4m_pipeline.options.experiment import load_experiment
+from stages.arguments import Config, Overrides, TrustCheckpoint, WorkDir
 from stages.artifacts import CACHE, STUDENT, experiment_folder, read_run, teacher_weights
 
 if TYPE_CHECKING:
@@ -19,19 +20,21 @@ if TYPE_CHECKING:
 
 
 def refine(
-    config: Annotated[Path, typer.Argument(help="Config of the experiment, a file of configs/.")],
+    config: Config,
     shard: Annotated[
         str | None,
         typer.Option(
-            metavar="i/n", help="Share of the images.  [default: of a job array, or one for each GPU]"
+            metavar="i/n", help="Share of the images.", show_default="of a job array, or one for each GPU"
         ),
     ] = None,
     generation: Annotated[
         int | None,
-        typer.Option("--generation", "-g", min=1, help="Number of the generation.  [default: the newest]"),
+        typer.Option(
+            "--generation", "-g", min=1, help="Number of the generation.", show_default="the newest"
+        ),
     ] = None,
     teacher: Annotated[
-        Path | None, typer.Option(help="Checkpoint.  [default: the experiment's finished teacher]")
+        Path | None, typer.Option(help="Checkpoint.", show_default="the experiment's finished teacher")
     ] = None,
     preview: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Draw the labels of N images; store nothing.")
@@ -44,17 +47,11 @@ def refine(
     ] = False,
     ground_truth: Annotated[
         Path | None,
-        typer.Option(help="COCO JSON to measure the labels by.  [default: refine.ground_truth]"),
+        typer.Option(help="COCO JSON to measure the labels by.", show_default="refine.ground_truth"),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-    ] = None,
-    work_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the experiment.  [default: work_dirs/<config name>]")
-    ] = None,
-    trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load the checkpoint even if its file runs code.")
-    ] = False,
+    overrides: Overrides = None,
+    work_dir: WorkDir = None,
+    trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Label the unlabelled images; a run that was interrupted goes on with what has no labels yet."""
     if follow and (generation or preview):

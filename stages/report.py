@@ -16,6 +16,7 @@ from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.options.groups import DataOptions, SamOptions
 from s4m_pipeline.options.parsing import OptionFaults, parse_group
+from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
 from stages.artifacts import CACHE, STUDENT, TEACHER, read_run
 
 if TYPE_CHECKING:
@@ -57,12 +58,10 @@ def page(
     work_dir: Annotated[Path, typer.Argument(help="Folder of the experiment, such as work_dirs/demo.")],
     config: Annotated[
         Path | None,
-        typer.Option(help="Config that says where the unlabelled images are.  [default: as recorded]"),
+        typer.Option(help="Config that says where the unlabelled images are.", show_default="as recorded"),
     ] = None,
     images: Annotated[int, typer.Option(min=0, max=200, metavar="N", help="Images in the gallery.")] = 36,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """The page, one file that needs no network; `s4m report WORK_DIR` is the same."""
     if not work_dir.is_dir():
@@ -111,8 +110,8 @@ def _recorded_source(runs: Mapping[str, Mapping[str, Any]]) -> "DataSource | str
 
 @app.command()
 def similarity(
-    config: Annotated[Path, typer.Argument(help="Config that the checkpoints were trained with.")],
-    checkpoint: Annotated[Path, typer.Argument(help="Teacher: .safetensors, or a training checkpoint .pth.")],
+    config: TrainedConfig,
+    checkpoint: Checkpoint,
     image: Annotated[Path, typer.Argument(help="An image file.")],
     points: Annotated[
         list[str], typer.Option("--point", metavar="X,Y", help="Pixel looked from; repeat for more rows.")
@@ -121,12 +120,8 @@ def similarity(
         Path | None, typer.Option(help="A second checkpoint to compare with, trained without distillation.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("similarity.png"),
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-    ] = None,
-    trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load the checkpoints even if their files run code.")
-    ] = False,
+    overrides: Overrides = None,
+    trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Draw which places SAM 2 and a teacher find similar to a point (Figure 7 of the paper)."""
     options, parts = load_experiment(config, overrides or [])

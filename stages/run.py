@@ -14,6 +14,7 @@ from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import Options, load_experiment
 from stages import pretrain_teacher, train_student
+from stages.arguments import Config, Devices, Overrides, WorkDir
 from stages.artifacts import (
     CACHE,
     GENERATIONS,
@@ -55,19 +56,15 @@ class Experiment:
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="Config of the experiment, a file of configs/.")],
+    config: Config,
     first: Annotated[StageName, typer.Option("--from", help="Begin with this stage.")] = "teacher",
     last: Annotated[StageName, typer.Option("--until", help="End with this stage.")] = "report",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done, and what it takes.")
     ] = False,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-    ] = None,
-    work_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the experiment.", show_default="work_dirs/<config name>")
-    ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes to train in, one for each GPU.")] = 1,
+    overrides: Overrides = None,
+    work_dir: WorkDir = None,
+    devices: Devices = 1,
 ) -> None:
     """Do every stage that is not done yet: teacher, pseudo-labels, student, evaluation, report.
 

@@ -11,6 +11,7 @@ from s4m_pipeline.reproduction.benchmarks import CITYSCAPES, COCO, Benchmark
 from s4m_pipeline.reproduction.requirements import require_all
 from s4m_pipeline.reproduction.steps import Reproduction, Step, experiment, preparation
 from s4m_pipeline.reproduction.table import Comparison, compare_with_paper, write_comparison
+from stages.arguments import Overrides, WorkDir
 from stages.artifacts import STUDENT, TEACHER, WEIGHTS, experiment_folder
 from stages.children import call
 
@@ -30,12 +31,6 @@ ProfileOption = Annotated[
 ]
 Seed = Annotated[
     int, typer.Option(min=0, help="Of both trainings and of the pseudo-labels, not of the split.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-]
-WorkDir = Annotated[
-    Path | None, typer.Option(help="Folder of the results.", show_default="work_dirs/<config name>")
 ]
 
 
@@ -82,8 +77,8 @@ def _reproduce(
     gpus: int,
     profile: Profile,
     seed: int,
-    overrides: list[str] | None,
-    work_dir: Path | None,
+    overrides: Overrides,
+    work_dir: WorkDir,
 ) -> None:
     if percent not in benchmark.paper:
         known = ", ".join(map(str, benchmark.paper))

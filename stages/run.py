@@ -1,8 +1,6 @@
 """All stages of an experiment in order: each is skipped, resumed, done or done again as its inputs say."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from stages.artifacts import (
     read_run,
     teacher_weights,
 )
+from stages.children import call
 
 StageName = Literal["teacher", "refine", "student", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -90,20 +89,12 @@ def run(
 
 def _call(command: Sequence[str], experiment: Experiment, overrides: Sequence[str]) -> None:
     """Run a stage in a process of its own; end as it does when it fails."""
-    arguments = [sys.executable, "-m", "stages", *command]
+    arguments = [*command]
     if command[0] != "report":
         arguments += [word for override in overrides for word in ("--set", override)]
     if command[0] not in ("report", "evaluate"):
         arguments += ["--work-dir", str(experiment.folder)]
-    process = subprocess.Popen(arguments)
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:  # the stage has got the signal as well, and saves itself
-            continue
-    if code:
-        raise SystemExit(code if code > 0 else 128 - code)
+    call(arguments)
 
 
 def _plan_teacher(experiment: Experiment) -> Plan:

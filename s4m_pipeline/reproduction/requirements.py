@@ -56,6 +56,9 @@ def _missing_data(benchmark: Benchmark, root: Path) -> Iterator[str]:
         if absent:
             yield "Data: fetch and unpack in {}:\n{}".format(root, "\n".join(absent))
             return
+    if (root / "miniature.json").is_file():
+        yield f"Data: {root} holds the drawn miniature. Name another folder."
+        return
     for folder in (benchmark.train_images, benchmark.val_images):
         found = _count_photos(root / folder)
         if found != PHOTOS[folder]:

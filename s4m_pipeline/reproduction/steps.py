@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from s4m_pipeline.data.miniature import cityscapes as mini_cityscapes
-from s4m_pipeline.data.miniature import coco as mini_coco
 from s4m_pipeline.data.split_files import LABELED, RECORD, UNLABELED
 from s4m_pipeline.reproduction.benchmarks import Benchmark
 
@@ -102,5 +100,7 @@ def _split(run: Reproduction) -> list[str]:
 
 
 def _miniature_is_drawn(benchmark: Benchmark, root: Path) -> bool:
-    drawing = mini_cityscapes if benchmark.name == "cityscapes" else mini_coco
+    from s4m_pipeline.data.miniature import cityscapes, coco
+
+    drawing = cityscapes if benchmark.name == "cityscapes" else coco
     return drawing.last_file(root).is_file()

@@ -47,12 +47,15 @@ data/demo/split/split.json: | setup
 # Without PROFILE=smoke these need the data, the weights (they say which), GPUs and days.
 PROFILE ?= paper
 GPUS ?= 1
+CITYSCAPES_ROOT ?= data/$(if $(filter smoke,$(PROFILE)),miniature-)cityscapes
+COCO_ROOT ?= data/$(if $(filter smoke,$(PROFILE)),miniature-)coco
+
 reproduce-cityscapes: setup ## The paper's Cityscapes row: CITYSCAPES_ROOT=... PERCENT=10 GPUS=4 [PROFILE=smoke]
-	$(BIN)/s4m reproduce cityscapes $(or $(CITYSCAPES_ROOT),data/cityscapes) --percent $(or $(PERCENT),10) \
+	$(BIN)/s4m reproduce cityscapes $(CITYSCAPES_ROOT) --percent $(or $(PERCENT),10) \
 	  --gpus $(GPUS) --profile $(PROFILE)
 
 reproduce-coco: setup ## The paper's COCO row: COCO_ROOT=... PERCENT=2 GPUS=4 [PROFILE=smoke]
-	$(BIN)/s4m reproduce coco $(or $(COCO_ROOT),data/coco) --percent $(or $(PERCENT),2) \
+	$(BIN)/s4m reproduce coco $(COCO_ROOT) --percent $(or $(PERCENT),2) \
 	  --gpus $(GPUS) --profile $(PROFILE)
 
 # Not a part of `setup`: it installs for the whole system. Without a browser, the tests that need one are skipped.

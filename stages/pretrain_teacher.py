@@ -1,12 +1,11 @@
 """Stage 1: train the teacher on the labelled images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from s4m_pipeline import console
 from s4m_pipeline.options.experiment import Options, load_experiment, settings_of
+from stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
 from stages.artifacts import TEACHER, WEIGHTS, RunRecord, experiment_folder
 
 if TYPE_CHECKING:
@@ -17,28 +16,13 @@ if TYPE_CHECKING:
 
 
 def pretrain_teacher(
-    config: Annotated[Path, typer.Argument(help="Config of the experiment, a file of configs/.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
-    ] = None,
-    work_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the experiment.  [default: work_dirs/<config name>]")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete an earlier run and start anew.")
-    ] = False,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Start from those initial weights that fit.")
-    ] = False,
-    trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load initial weights even if their file runs code.")
-    ] = False,
-    devices: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Processes to train in, one for each GPU; under torchrun or srun these decide."
-        ),
-    ] = 1,
+    config: Config,
+    overrides: Overrides = None,
+    work_dir: WorkDir = None,
+    overwrite: Overwrite = False,
+    allow_partial: AllowPartial = False,
+    trust_checkpoint: TrustCheckpoint = False,
+    devices: Devices = 1,
 ) -> None:
     """Train the teacher; a run that was interrupted goes on where it was saved."""
     from s4m_pipeline.engine.distributed import joined
@@ -122,7 +106,9 @@ def _model(
 
     model = model_config(parts["model"], num_classes, options.teacher.init_from)
     if sam is not None:
-        model.update(_distillation(options, sam))
+        from s4m_pipeline.models.distilled import distillation
+
+        model.update(type="DistilledMask2Former", **distillation(options.sd, options.sam, sam))
     return model
 
 
@@ -139,28 +125,3 @@ def _dataloader(options: Options, parts: dict[str, Any], train: "CocoData") -> d
         workers=teacher.workers,
         seed=teacher.seed,
     )
-
-
-def _distillation(options: Options, sam: "LoadedSam") -> dict[str, Any]:
-    """What turns the supervised teacher's config into that of one that also learns from SAM 2."""
-    from mmengine.device import get_device
-
-    from s4m_pipeline.models.distilled import MetaTeacher
-    from s4m_pipeline.sam import BatchedSam
-
-    batched = BatchedSam(
-        sam.network,
-        device=get_device(),
-        encoder_batch=options.sam.encoder_batch,
-        decoder_chunk=options.sam.decoder_chunk,
-        compile=options.sam.compile,
-    )
-    sd = options.sd
-    return {
-        "type": "DistilledMask2Former",
-        "meta_teacher": MetaTeacher(batched),
-        "sd_weight": sd.weight,
-        "sd_points": sd.points,
-        "sd_target": sd.target,
-        "sd_loss": sd.loss,
-    }

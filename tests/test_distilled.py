@@ -121,3 +121,83 @@ def test_distilled__variants_of_the_ablation_train(build, batch, variant):
     loss.backward()
     assert torch.isfinite(loss) and loss > 0
     assert model.backbone.conv1.weight.grad.abs().sum() > 0
+
+
+@pytest.fixture(scope="module")
+def build_student(sam):
+    """A function that builds the demo's network as a student with the same weights, distilled or not."""
+    register_all()
+    from mmdet.registry import MODELS
+
+    from s4m_pipeline.engine.parts import model_config
+    from s4m_pipeline.models.distilled import MetaTeacher
+    from s4m_pipeline.options.student import ArpOptions, PhotometricOptions
+
+    parts, _ = load_config(REPOSITORY / "configs/demo/demo.py")
+
+    def make(**sd):
+        config = model_config(parts["model"], 2)
+        config.update(type="StudentMask2Former", unlabeled_weight=2.0, unlabeled_background=0.1)
+        config["backbone"]["norm_eval"] = True  # else the images of a batch change one another's features
+        config["data_preprocessor"].update(
+            type="StudentPreprocessor", arp=ArpOptions(), photometric=PhotometricOptions()
+        )
+        if sd:
+            config.update(type="DistilledStudent", meta_teacher=MetaTeacher(sam), **sd)
+        torch.manual_seed(0)
+        return MODELS.build(config).train()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def two_branches(batch):
+    """The batch twice: as labelled and as pseudo-labelled images."""
+    both = {"inputs": [], "data_samples": []}
+    for branch in ("labeled", "unlabeled"):
+        part = copy.deepcopy(batch)
+        for sample in part["data_samples"]:
+            sample.set_metainfo({"branch": branch})
+        both = {name: both[name] + part[name] for name in both}
+    return both
+
+
+def test_distilled_student__other_losses_are_those_of_the_student(build_student, two_branches):
+    plain, distilled = losses_of(build_student(), two_branches), losses_of(build_student(**SD), two_branches)
+    assert set(distilled) - set(plain) == {"loss_sd", "sam_seconds"}
+    for name, value in plain.items():
+        assert torch.equal(value, distilled[name]), name
+
+
+def test_distilled_student__distils_labelled_images_alone(build_student, two_branches):
+    """Another unlabelled image leaves the loss as it is; another labelled one does not."""
+    model = build_student(**SD)
+    data = model.data_preprocessor(copy.deepcopy(two_branches), training=True)
+    found = []
+    for changed in (None, 2, 0):
+        inputs = data["inputs"].clone()
+        if changed is not None:
+            inputs[changed] = inputs[changed].flip(-1)
+        torch.manual_seed(3)
+        found.append(model.loss(inputs, data["data_samples"])["loss_sd"].detach())
+    torch.testing.assert_close(found[1], found[0])
+    assert abs(float(found[2] - found[0])) > 1e-4
+
+
+def test_distilled_student__loss_is_the_teachers_on_the_labelled_images(
+    build_student, build, batch, two_branches
+):
+    variant = {**SD, "sd_target": "encoder", "sd_loss": "feature"}  # the one without random points
+    student, teacher = build_student(**variant), build(**variant)
+    teacher.load_state_dict(student.state_dict())
+    teacher.backbone.norm_eval = True
+    teacher.train()
+    found, expected = losses_of(student, two_branches), losses_of(teacher, batch)
+    torch.testing.assert_close(found["loss_sd"], expected["loss_sd"])
+
+
+def test_distilled_student__gradient_reaches_the_network_but_not_sam(build_student, two_branches, sam):
+    model = build_student(**SD)
+    losses_of(model, two_branches)["loss_sd"].backward()
+    assert model.backbone.conv1.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in sam.network.parameters())

@@ -1,4 +1,4 @@
-"""The teacher: Mask2Former that also learns SAM 2's layout by structural distillation (paper, 3.1)."""
+"""Mask2Former that also learns SAM 2's layout by structural distillation (paper, 3.1)."""
 
 import time
 from typing import Any, Literal, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
+from mmengine.device import get_device
 from torch import Tensor, nn
 
 from s4m_pipeline.losses.structural import (
@@ -16,7 +17,9 @@ from s4m_pipeline.losses.structural import (
     structural_loss,
 )
 from s4m_pipeline.models.mask2former import InstanceMask2Former
-from s4m_pipeline.sam import BatchedSam
+from s4m_pipeline.models.student import LABELED, StudentMask2Former
+from s4m_pipeline.options.groups import SamOptions, SdOptions
+from s4m_pipeline.sam import BatchedSam, LoadedSam
 from s4m_pipeline.sam import similarity_rows as sam_similarity_rows
 
 DISTILLATION = "sd_projection."
@@ -36,6 +39,9 @@ class MetaTeacher:
 @MODELS.register_module()
 class DistilledMask2Former(InstanceMask2Former):
     """`InstanceMask2Former` with the SD loss, added once to the supervised ones; it predicts as without.
+
+    In a batch of two branches the labelled images are distilled: their colours are clean, and their objects,
+    among which query points are drawn, are true.
 
     Args:
         meta_teacher: SAM 2.
@@ -84,12 +90,18 @@ class DistilledMask2Former(InstanceMask2Former):
             losses: dict[str, Tensor] = super().loss(batch_inputs, batch_data_samples)
         finally:
             handle.remove()
-        sizes: list[tuple[int, int]] = [tuple(sample.img_shape[:2]) for sample in batch_data_samples]
+        chosen = [
+            i
+            for i, sample in enumerate(batch_data_samples)
+            if sample.metainfo.get("branch", LABELED) == LABELED
+        ]
+        samples = [batch_data_samples[i] for i in chosen]
+        sizes: list[tuple[int, int]] = [tuple(sample.img_shape[:2]) for sample in samples]
         padded = (batch_inputs.shape[-2], batch_inputs.shape[-1])
         began = _now(batch_inputs.device)
-        target = self._sam_target(self._clean_images(batch_inputs, sizes), batch_data_samples)
+        target = self._sam_target(self._clean_images(batch_inputs[chosen], sizes), samples)
         losses["sam_seconds"] = torch.tensor(_now(batch_inputs.device) - began)
-        embedding_BCL = resample_to_grid(taken[0], sizes, padded, target.grid_hw)
+        embedding_BCL = resample_to_grid(taken[0][chosen], sizes, padded, target.grid_hw)
         losses["loss_sd"] = self.sd_weight * self._distance(embedding_BCL, target)
         return losses
 
@@ -118,6 +130,32 @@ class DistilledMask2Former(InstanceMask2Former):
         return [image[:, :height, :width] for image, (height, width) in zip(pixels, sizes, strict=True)]
 
 
+@MODELS.register_module()
+class DistilledStudent(DistilledMask2Former, StudentMask2Former):
+    """`StudentMask2Former` with the SD loss: an ablation, which the paper finds to harm.
+
+    Args: those of both.
+    """
+
+
+def distillation(sd: SdOptions, options: SamOptions, sam: LoadedSam) -> dict[str, Any]:
+    """What the config of a network needs to be one that is distilled, its `type` apart."""
+    batched = BatchedSam(
+        sam.network,
+        device=get_device(),
+        encoder_batch=options.encoder_batch,
+        decoder_chunk=options.decoder_chunk,
+        compile=options.compile,
+    )
+    return {
+        "meta_teacher": MetaTeacher(batched),
+        "sd_weight": sd.weight,
+        "sd_points": sd.points,
+        "sd_target": sd.target,
+        "sd_loss": sd.loss,
+    }
+
+
 class _Target(NamedTuple):
     """What the teacher's embedding is compared with."""
 
@@ -131,7 +169,9 @@ class _Target(NamedTuple):
 def _foreground(sample: Any, image: Tensor) -> Tensor:
     """(H, W) bool union of a sample's object masks, on the image's device; the image is not padded."""
     height, width = image.shape[-2:]
-    masks = sample.gt_instances.masks.to_tensor(torch.bool, image.device)
+    masks = sample.gt_instances.masks
+    if not isinstance(masks, Tensor):  # the student's are tensors already
+        masks = masks.to_tensor(torch.bool, image.device)
     return masks.any(dim=0)[:height, :width]
 
 

@@ -77,6 +77,9 @@ class StudentOptions(TrainOptions):
     source: Literal["cache", "labeled"] = "cache"
     """Images of the unlabelled branch: those of the cache, or the labelled ones with their annotations, which
     is the control experiment: the same training without unlabelled data."""
+    distill: bool = False
+    """Structural distillation on the labelled images, with the settings of `sd` (whose `enabled` is the
+    teacher's): an ablation. The paper's student is best without."""
     burn_in: int = 0
     """Steps with the fixed teacher's labels; then the teacher is the student, and from there its average
     (`ema`)."""

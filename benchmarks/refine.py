@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from rich.console import Console
@@ -27,6 +28,7 @@ from rich.table import Table
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torch import Tensor
 
+from benchmarks.arp import now
 from cache.parts import write_part
 from s4m_pipeline.config import load_config
 from s4m_pipeline.data.scenes.render import SceneStyle, draw_scene
@@ -37,7 +39,7 @@ from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.refine.photos import Photo
 from s4m_pipeline.refine.prompts import draw_uniforms, make_prompts
 from s4m_pipeline.refine.recipe import Recipe
-from s4m_pipeline.refine.selection import select_queries
+from s4m_pipeline.refine.selection import KeptQueries, select_queries
 from s4m_pipeline.registry import register_all
 from s4m_pipeline.sam import BatchedSam, build_sam, load_sam
 
@@ -60,7 +62,7 @@ def main(repeats: int = 3) -> None:
     register_all()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = _networks(device)
+    networks = build_networks(device)
     for size_hw in SIZES_HW[device.type]:
         _measure(networks, _photos(device, size_hw, count=networks.batch_size), device, repeats)
 
@@ -83,14 +85,15 @@ def _measure(networks: Networks, photos: list[Photo], device: torch.device, repe
         for repeat in range(repeats + 1):  # the first one warms up, and fills the store
             stages.clear()
             for name, run in forms.items():
-                began = _now(device)
+                began = now(device)
                 counts[name] = run()
                 if repeat:
-                    seconds[name].append((_now(device) - began) / len(photos))
+                    seconds[name].append((now(device) - began) / len(photos))
     _print(seconds, stages, counts, photos, device)
 
 
-def _networks(device: torch.device) -> Networks:
+def build_networks(device: torch.device) -> Networks:
+    """The demo's network and the nano SAM 2, or the paper's with random weights on a GPU."""
     from mmdet.registry import MODELS
 
     from s4m_pipeline.engine.parts import model_config
@@ -98,7 +101,7 @@ def _networks(device: torch.device) -> Networks:
     on_gpu = device.type == "cuda"
     parts, _ = load_config(CONFIGS / ("cityscapes/cityscapes_10.py" if on_gpu else "demo/demo.py"))
     torch.manual_seed(0)
-    teacher = MODELS.build(model_config(parts["model"], 8 if on_gpu else 4)).to(device).eval()
+    teacher = MODELS.build(model_config(parts["model"], len(DEMO_FAMILIES))).to(device).eval()
     networks = [
         build_sam("facebook/sam2.1-hiera-large") if on_gpu else load_sam("nano").network for _ in range(2)
     ]
@@ -141,53 +144,56 @@ def _ours(
     return sum(len(labels.instances) for labels in packed)
 
 
-@torch.inference_mode()
 def _public_form(networks: Networks, photos: list[Photo], folder: Path) -> int:
     records: list[dict[str, Any]] = []
-    labeller = Labeller(networks.teacher, None, None, RECIPE, generation=1, batch_size=1)
-    predictor = networks.predictor
     for photo in photos:
-        size = (photo.pixels.shape[1], photo.pixels.shape[2])
-        frame = MaskFrame(size, size)
-        ((class_logits, mask_logits),) = labeller._ask_teacher([photo], [frame])
-        _enlarge(mask_logits[None], size)  # mmdet's fusion head does so with every query's mask
-        kept = select_queries(
-            class_logits,
-            mask_logits,
-            frame,
-            min_score=RECIPE.min_score,
-            min_soft_area=RECIPE.min_soft_area,
-        )
-        predictor.set_image(photo.pixels.permute(1, 2, 0).numpy())
-        prompts = make_prompts(
-            "points",
-            kept.mask_logits,
-            kept.frame,
-            num_points=3,
-            uniforms=draw_uniforms(0, 1, photo.image_id, len(kept), 3),
-            sam_logits_size=size,
-        )
-        assert prompts.points_xy_px is not None
-        points = prompts.points_xy_px.cpu().numpy()
-        masks, iou, _ = predictor.predict(points, np.ones(points.shape[:2], np.int64))
-        every, best = masks.reshape(-1, 3, *size), iou.reshape(-1, 3).argmax(axis=1)
-        for row, choice in enumerate(best.tolist()):
-            rle = coco_mask.encode(np.asfortranarray(every[row, choice].astype(np.uint8)))
-            counts = rle["counts"].decode()
+        for mask in label_publicly(networks, photo, RECIPE)[1]:
+            rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+            size, counts = mask.shape, rle["counts"].decode()
             records.append({"image_id": photo.image_id, "segmentation": {"size": size, "counts": counts}})
     (folder / "labels.json").write_text(json.dumps(records))
     return len(records)
 
 
+@torch.inference_mode()
+def label_publicly(
+    networks: Networks, photo: Photo, recipe: Recipe
+) -> tuple[KeptQueries, NDArray[np.float32]]:
+    """One image by the public form: what the teacher keeps, and SAM's mask of each (N, H, W) on the CPU."""
+    size = (photo.pixels.shape[1], photo.pixels.shape[2])
+    frame = MaskFrame(size, size)
+    labeller = Labeller(networks.teacher, None, None, recipe, generation=1, batch_size=1)
+    ((class_logits, mask_logits),) = labeller._ask_teacher([photo], [frame])
+    _enlarge(mask_logits[None], size)  # mmdet's fusion head does so with every query's mask
+    kept = select_queries(
+        class_logits,
+        mask_logits,
+        frame,
+        min_score=recipe.min_score,
+        min_soft_area=recipe.min_soft_area,
+        nms_iou=recipe.nms_iou,
+    )
+    predictor = networks.predictor
+    predictor.set_image(photo.pixels.permute(1, 2, 0).numpy())
+    if not len(kept):
+        return kept, np.zeros((0, *size), np.float32)
+    prompts = make_prompts(
+        "points",
+        kept.mask_logits,
+        kept.frame,
+        num_points=recipe.points,
+        uniforms=draw_uniforms(0, 1, photo.image_id, len(kept), recipe.points),
+        sam_logits_size=size,
+    )
+    assert prompts.points_xy_px is not None
+    points = prompts.points_xy_px.cpu().numpy()
+    masks, iou, _ = predictor.predict(points, np.ones(points.shape[:2], np.int64))
+    best = iou.reshape(-1, 3).argmax(axis=1)
+    return kept, masks.reshape(-1, 3, *size)[np.arange(len(best)), best]
+
+
 def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _print(

@@ -17,6 +17,8 @@ class Benchmark(StrEnum):
     refine = "refine"
     prompts = "prompts"
     arp = "arp"
+    student_step = "student-step"
+    window = "window"
 
 
 def bench(

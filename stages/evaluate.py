@@ -61,9 +61,10 @@ def evaluate(
     require_classes(weights, tuple(truth.class_names), str(annotations))
     register_all()
 
-    from s4m_pipeline.evaluation.checkpoint import as_record, keep_result, predict_split
+    from s4m_pipeline.evaluation.checkpoint import as_record, predict_split
     from s4m_pipeline.evaluation.mask_ap import mask_ap
     from s4m_pipeline.evaluation.merging import merged_rate_of_results
+    from s4m_pipeline.evaluation.results import keep_result
 
     predictions = predict_split(parts, weights, truth, options.teacher.workers)
     result = mask_ap(truth, predictions)

@@ -16,11 +16,10 @@ from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.options.groups import DataOptions, SamOptions
 from s4m_pipeline.options.parsing import OptionFaults, parse_group
-from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
-from stages.artifacts import CACHE, STUDENT, TEACHER, read_run
+from stages.arguments import Checkpoint, Config, Overrides, TrainedConfig, TrustCheckpoint, WorkDir
+from stages.artifacts import CACHE, STUDENT, TEACHER, experiment_folder, read_run
 
 if TYPE_CHECKING:
-    from s4m_pipeline.engine.checkpoint import Weights
     from s4m_pipeline.models.mask2former import InstanceMask2Former
     from s4m_pipeline.report.collect import DataSource
     from s4m_pipeline.sam import BatchedSam
@@ -130,8 +129,7 @@ def similarity(
 
     pixels, header = read_rgb(image)
     places = [_parse_point(text, header.width, header.height) for text in points]
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out {out}: expected a file name that ends in .png.")
+    _require_png(out)
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}.\nMake it, or name another place.")
     networks = _load_networks(
@@ -152,6 +150,46 @@ def similarity(
     console.result.print(f"{out}", markup=False, soft_wrap=True)
 
 
+@app.command()
+def arp(
+    config: Config,
+    pairs: Annotated[int, typer.Option(min=1, max=50, metavar="N", help="Pairs of images.")] = 4,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Picture to write.", show_default="arp.png in the experiment's folder"),
+    ] = None,
+    overrides: Overrides = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Draw pairs of unlabelled images with their labels, before and after ARP exchanged their instances.
+
+    They are the first ones that a student's training is given, with the labels published in the cache.
+    """
+    options, parts = load_experiment(config, overrides or [])
+    student, experiment = options.require_student(), experiment_folder(config, work_dir)
+    path = out or experiment / "arp.png"
+    _require_png(path)
+    if student.arp.fraction == 0:
+        raise UserError("student.arp.fraction is 0: this student does without ARP.")
+
+    from s4m_pipeline.data.labelled import load_labelled
+    from s4m_pipeline.report.arp import draw_pairs, load_pairs, paste_pairs
+    from s4m_pipeline.student.labels import load_labels
+
+    train, _ = load_labelled(options.data)
+    labels = None
+    if student.source == "cache":
+        labels = load_labels(options.data, experiment / CACHE, None, train)
+    before = load_pairs(student, parts, train, labels, pairs)
+    draw_pairs(before, paste_pairs(before, student.arp, student.seed), train.class_names, path)
+    console.result.print(f"{path}", markup=False, soft_wrap=True)
+
+
+def _require_png(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--out {path}: expected a file name that ends in .png.")
+
+
 def _parse_point(text: str, width: int, height: int) -> Point:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*", text)
     if found is None:
@@ -170,33 +208,14 @@ def _load_networks(
 ) -> dict[str, tuple[Path, "InstanceMask2Former"]]:
     """The network of each checkpoint; all must have been trained for the same classes."""
     from s4m_pipeline.engine.checkpoint import read_weights, require_classes
+    from s4m_pipeline.models.load import load_network, named_classes
 
     weights = {title: read_weights(path, trust=trust) for title, path in checkpoints.items()}
     first, *others = weights.values()
-    if first.classes is None:
-        raise UserError(
-            f"{first.path} does not say which classes it was trained for.\n"
-            "Expected the weights.safetensors or a checkpoint of s4m pretrain-teacher."
-        )
+    classes = named_classes(first)
     for other in others:
-        require_classes(other, first.classes, str(first.path))
-    return {title: (found.path, _build(parts, found, first.classes)) for title, found in weights.items()}
-
-
-def _build(parts: dict[str, Any], weights: "Weights", classes: Sequence[str]) -> "InstanceMask2Former":
-    from s4m_pipeline.registry import register_all
-
-    register_all()
-
-    from mmdet.registry import MODELS
-    from mmengine.device import get_device
-
-    from s4m_pipeline.engine.checkpoint import load_weights
-    from s4m_pipeline.engine.parts import model_config
-
-    network: InstanceMask2Former = MODELS.build(model_config(parts["model"], len(classes)))
-    load_weights(network, weights)
-    return network.to(get_device()).eval()
+        require_classes(other, classes, str(first.path))
+    return {title: (found.path, load_network(parts, found, len(classes))) for title, found in weights.items()}
 
 
 def _load_sam(sam: SamOptions) -> "BatchedSam":

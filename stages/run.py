@@ -157,7 +157,7 @@ def _plan_refine(experiment: Experiment) -> Plan:
 
 
 def _plan_evaluation(experiment: Experiment) -> Plan:
-    from s4m_pipeline.evaluation.checkpoint import kept_result
+    from s4m_pipeline.evaluation.results import kept_result
 
     commands = []
     for stage in (TEACHER, STUDENT):
@@ -217,7 +217,7 @@ def _print_summary(experiment: Experiment) -> None:
     """The table at the end: what each stage brought."""
     from rich.table import Table
 
-    from s4m_pipeline.evaluation.checkpoint import kept_result
+    from s4m_pipeline.evaluation.results import kept_result
     from s4m_pipeline.student.generations import GenerationLog
 
     table = Table("", "percent", title=f"{experiment.folder} on data.{experiment.split}")

@@ -38,6 +38,19 @@ class Options:
     student: StudentOptions | None = field(metadata={"group": StudentOptions})
     """Training of the student; a config without it ends with the pseudo-labels."""
 
+    def require_student(self) -> StudentOptions:
+        """The group `student`.
+
+        Raises:
+            UserError: if the config has none.
+        """
+        if self.student is None:
+            raise UserError(
+                "The config has no group `student`.\nAdd one; configs/demo/demo.py is an example, and "
+                "s4m_pipeline/options/student.py explains its keys."
+            )
+        return self.student
+
 
 RUNNER_KEYS = (
     "model",

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from mmdet.registry import MODELS
 
 from cache.embeddings import EmbeddingStore
 from s4m_pipeline.data.coco import CocoImage
-from s4m_pipeline.engine.checkpoint import load_weights
-from s4m_pipeline.engine.parts import model_config
+from s4m_pipeline.models.load import load_network
 from s4m_pipeline.refine.encoder import ImageEncoder, open_store
 from s4m_pipeline.refine.inputs import RefineInputs, device
 from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.refine.photos import PhotoFiles
-from s4m_pipeline.registry import register_all
 from s4m_pipeline.sam import BatchedSam
 
 
@@ -34,10 +31,8 @@ def networks_on_device(inputs: RefineInputs) -> Iterator[Networks]:
     Raises:
         UserError: if the weights do not fit the config's model.
     """
-    register_all()
     options = inputs.options
-    teacher = MODELS.build(model_config(inputs.parts["model"], len(inputs.labelled.categories)))
-    load_weights(teacher, inputs.weights)
+    teacher = load_network(inputs.parts, inputs.weights, len(inputs.labelled.categories), device())
     sam = None
     if inputs.sam is not None:
         sam = BatchedSam(
@@ -48,7 +43,7 @@ def networks_on_device(inputs: RefineInputs) -> Iterator[Networks]:
             compile=options.sam.compile,
         )
     try:
-        yield Networks(teacher.to(device()).eval(), sam)
+        yield Networks(teacher, sam)
     finally:
         teacher.cpu()
         if inputs.sam is not None:

@@ -16,6 +16,7 @@ from s4m_pipeline.data.images import read_rgb
 from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import require_truth
+from s4m_pipeline.evaluation.results import EVALUATION
 from s4m_pipeline.options.groups import DataOptions
 from s4m_pipeline.report.curves import read_metrics, training_charts
 from s4m_pipeline.report.gallery import Source, build_gallery, require_same_list
@@ -23,9 +24,6 @@ from s4m_pipeline.report.generations import GenerationFacts, collect_generations
 from s4m_pipeline.report.pictures import data_uri
 from s4m_pipeline.report.provenance import Run, duration_s, duration_text, provenance
 
-EVALUATION = "evaluation.json"
-"""Results by split and checkpoint: `{"val": {"teacher": {...}, "student": {...}}, "test": {...}}`, each what
-`s4m evaluate --json` prints."""
 METRICS = "metrics.jsonl"
 HISTORY = "generations.jsonl"
 PICTURES = {

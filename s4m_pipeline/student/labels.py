@@ -8,8 +8,9 @@ from cache.fingerprint import Fingerprint, explain_list
 from cache.generation import Generation
 from cache.generations import current, current_number, generations
 from s4m_pipeline.data.coco import CocoData
-from s4m_pipeline.data.unlabeled import UnlabeledImages
+from s4m_pipeline.data.unlabeled import UnlabeledImages, load_unlabeled
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.options.groups import DataOptions
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,21 @@ class Labels:
     def fingerprint(self) -> Fingerprint:
         """What the labels were made of."""
         return self.generation.spec.fingerprint
+
+
+def load_labels(data: DataOptions, root: Path, number: int | None, train: CocoData) -> Labels:
+    """The labels of the unlabelled images that a config names; see `find_labels`.
+
+    Raises:
+        UserError: if it names none, and as `find_labels`.
+        CacheError: as `find_labels`.
+    """
+    if data.unlabeled is None:
+        raise UserError(
+            "The config has no data.unlabeled, the images that the labels in the cache belong to."
+        )
+    unlabeled = load_unlabeled(data.path(data.unlabeled), data.path(data.train_images))
+    return find_labels(root, number, train, unlabeled)
 
 
 def find_labels(root: Path, number: int | None, train: CocoData, unlabeled: UnlabeledImages) -> Labels:

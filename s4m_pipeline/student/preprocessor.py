@@ -35,28 +35,40 @@ class StudentPreprocessor(DetDataPreprocessor):
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalised and padded images (B, 3, H, W), and their samples."""
-        data = super().forward(data, training)
         if not training:
-            return data
-        inputs, samples = data["inputs"], data["data_samples"]
-        for sample in samples:
-            instances = sample.gt_instances
-            masks = instances.masks.to_tensor(torch.bool, inputs.device)
-            sample.gt_instances = InstanceData(labels=instances.labels, masks=masks)
-        chosen = [i for i, sample in enumerate(samples) if sample.metainfo["branch"] == UNLABELED]
+            return super().forward(data, training)
+        data, chosen = self._with_mask_tensors(data)
         if chosen:
+            inputs, samples = data["inputs"], data["data_samples"]
             inputs[chosen] = self._augment(inputs[chosen], [samples[i] for i in chosen])
         return data
 
-    def _augment(self, inputs: Tensor, samples: SampleList) -> Tensor:
-        """Changes the labels in `samples`, and returns the new images."""
-        images = LabelledImages(
+    def unlabeled_images(self, data: dict[str, Any]) -> LabelledImages:
+        """The unlabelled images of a loaded batch, as they are before ARP."""
+        data, chosen = self._with_mask_tensors(data)
+        return self._labelled_images(data["inputs"][chosen], [data["data_samples"][i] for i in chosen])
+
+    def _with_mask_tensors(self, data: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        """A batch on the device, and which images of it are unlabelled."""
+        data = super().forward(data, True)
+        for sample in data["data_samples"]:
+            instances = sample.gt_instances
+            masks = instances.masks.to_tensor(torch.bool, data["inputs"].device)
+            sample.gt_instances = InstanceData(labels=instances.labels, masks=masks)
+        branches = [sample.metainfo["branch"] for sample in data["data_samples"]]
+        return data, [i for i, branch in enumerate(branches) if branch == UNLABELED]
+
+    def _labelled_images(self, inputs: Tensor, samples: SampleList) -> LabelledImages:
+        return LabelledImages(
             pixels_B3HW=(inputs * self.std + self.mean) / 255,
             sizes_hw=[tuple(sample.metainfo["img_shape"][:2]) for sample in samples],
             masks=[sample.gt_instances.masks for sample in samples],
             labels=[sample.gt_instances.labels for sample in samples],
         )
-        images = paste_instances(images, self.arp)
+
+    def _augment(self, inputs: Tensor, samples: SampleList) -> Tensor:
+        """Changes the labels in `samples`, and returns the new images."""
+        images = paste_instances(self._labelled_images(inputs, samples), self.arp)
         for sample, masks, labels in zip(samples, images.masks, images.labels, strict=True):
             sample.gt_instances = InstanceData(labels=labels, masks=masks)
         pixels = strong_augment(images.pixels_B3HW, images.sizes_hw, self.photometric)

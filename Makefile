@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # One thread per process: tests run in two processes, and small models gain nothing from more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo reproduce-cityscapes reproduce-coco test browser torture lint format types ops
+.PHONY: help setup demo reproduce-cityscapes reproduce-coco test browser torture lint format types docs ops
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -86,6 +86,9 @@ format: setup ## Mend style and formatting
 
 types: setup ## Check the types
 	$(BIN)/mypy
+
+docs: setup ## Write docs/cli.md, the reference of all commands, out of their help
+	$(BIN)/python -m stages.reference
 
 ops: setup ## Compile mmcv's operators: 10 minutes on two cores; needs a C++ compiler (on a GPU also nvcc)
 	MMCV_WITH_OPS=1 $(PIP) --no-deps --force-reinstall --no-cache-dir \

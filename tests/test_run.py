@@ -1,0 +1,132 @@
+"""`s4m run`: the whole chain on a tiny experiment, repeated, interrupted, and after a change."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_student.conftest import student_experiment  # noqa: F401 (a fixture)
+
+STAGES = ("teacher", "refine", "student", "evaluate", "report")
+SHORT = (
+    "student.iterations=3",
+    "student.checkpoint_every=1",
+    "teacher.iterations=2",
+    "teacher.init_from=None",
+)
+
+
+@pytest.fixture(scope="module")
+def config(student_experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """The tiny experiment with a teacher that is trained, not given: its weights are what init_from names."""
+    weights = student_experiment / "work/teacher/weights.safetensors"
+    path = tmp_path_factory.mktemp("run") / "chain.py"
+    path.write_text(
+        f"""
+_base_ = [{str(student_experiment / "study.py")!r}]
+teacher = dict(
+    _delete_=True, iterations=2, batch_size=2, workers=0, init_from={str(weights)!r}, validate_every=2,
+    checkpoint_every=1, log_every=1,
+)
+student = dict(iterations=3, burn_in=1, refresh_every=1, checkpoint_every=1)
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config: Path) -> Path:
+    """The work folder of a chain that ran through."""
+    work = config.parent / "work"
+    assert run(config, work).returncode == 0
+    return work
+
+
+def run(config: Path, work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stages", "run", str(config), "--work-dir", str(work), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def decisions(output: str) -> dict[str, str]:
+    """What was said of each stage."""
+    return dict(re.findall(rf"^({'|'.join(STAGES)}): (.*)$", output, re.MULTILINE))
+
+
+def test_run__from_nothing_does_every_stage_and_ends_with_a_table(config: Path, finished: Path) -> None:
+    for path in ("teacher/weights.safetensors", "student/weights.safetensors", "report.html"):
+        assert (finished / path).stat().st_size > 0
+    evaluated = json.loads((finished / "evaluation.json").read_text())
+    assert evaluated["val"].keys() == {"teacher", "student"}
+
+
+def test_run__finished_chain_is_skipped_stage_by_stage(config: Path, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+    again = run(config, finished)
+    assert again.returncode == 0, again.stderr
+    said = decisions(again.stderr)
+    assert [said[stage][:4] for stage in STAGES[:4]] == ["done"] * 4
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")} == before
+    assert "teacher AP" in again.stdout and "student AP" in again.stdout and "report.html" in again.stdout
+
+
+def test_run__changed_setting_is_named_and_all_that_follows_is_done_again(
+    config: Path, finished: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    foretold = run(config, work, "--dry-run", "--set", "teacher.seed=3")
+    assert "teacher: done again, because of teacher.seed: 0 then, 3 now" in foretold.stdout
+    assert foretold.stdout.count("after that") == 4
+    changed = run(config, work, "--set", "teacher.seed=3", "--until", "evaluate")
+    assert changed.returncode == 0, changed.stderr
+    said = decisions(changed.stderr)
+    assert said["teacher"].startswith("done again, because of teacher.seed")
+    assert said["refine"].startswith("done again, because of teacher: ")
+    assert "labels: teacher" in said["student"]
+    assert said["evaluate"] == "2 checkpoint(s) to evaluate"
+
+
+def test_run__changed_student_leaves_the_stages_before_it_alone(
+    config: Path, finished: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    foretold = run(config, work, "--dry-run", "--set", "student.iterations=4")
+    assert foretold.stdout.count(": done (") == 2
+    assert "student: done again, because of student.iterations: 3 then, 4 now" in foretold.stdout
+
+
+def test_run__terminated_in_the_student_goes_on_with_it(config: Path, finished: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished, work, ignore=shutil.ignore_patterns("student", "gen-000[2-9]", "report.html"))
+    sealed_current = json.loads((work / "cache/CURRENT.json").read_text())
+    if sealed_current["generation"] != 1:
+        pytest.skip("the student's refreshes were taken: the first generation is not current any more")
+    command = [sys.executable, "-m", "stages", "run", str(config), "--work-dir", str(work)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(work.glob("student/iter_*.pth")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for child in subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+    ).stdout.split():
+        subprocess.run(["kill", f"-{int(signal.SIGTERM)}", child], check=False)
+    assert process.wait(timeout=60) == 143
+    again = run(config, work, "--until", "student")
+    assert again.returncode == 0, again.stderr
+    assert decisions(again.stderr)["student"].startswith("goes on (interrupted before)")
+
+
+def test_run__failing_stage_ends_the_chain_with_its_message(config: Path, tmp_path: Path) -> None:
+    failed = run(config, tmp_path / "work", "--set", "data.val=absent.json")
+    assert failed.returncode == 1
+    assert "absent.json" in failed.stderr
+    assert "Traceback" not in failed.stderr

@@ -52,6 +52,16 @@ class FileLock:
     def __del__(self) -> None:
         self.release()
 
+    def fileno(self) -> int:
+        """The open file: a process that inherits it holds the lock, too, until it ends.
+
+        Raises:
+            ValueError: after `release`.
+        """
+        if self._descriptor is None:
+            raise ValueError(f"{self.path} was released")
+        return self._descriptor
+
     def release(self) -> None:
         """Let go; again is harmless."""
         if self._descriptor is not None:

@@ -15,6 +15,7 @@ from typing import Any
 from cache.atomic import write_text
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.options.experiment import FREE_TO_CHANGE
 
 TEACHER = "teacher"
 STUDENT = "student"
@@ -32,20 +33,6 @@ _PACKAGES = (
     "rf-sam-2",
     "numpy",
 )
-
-_OF_TRAININGS = (
-    "workers",
-    "validate_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "log_every",
-    "tensorboard",
-    "rank_timeout_s",
-)
-_FREE_TO_CHANGE = {f"{stage}.{name}" for stage in (TEACHER, STUDENT) for name in _OF_TRAININGS} | {
-    "refine.workers"
-}
-"""Settings that do not change what is learnt: an interrupted run may go on with others."""
 
 
 def experiment_folder(config: Path, work_dir: Path | None) -> Path:
@@ -187,7 +174,7 @@ def changes(run: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str
     return [
         f"{key}: {old.get(key, 'absent')} then, {new.get(key, 'absent')} now"
         for key in sorted({*old, *new})
-        if old.get(key, "absent") != new.get(key, "absent") and key not in _FREE_TO_CHANGE
+        if old.get(key, "absent") != new.get(key, "absent") and key not in FREE_TO_CHANGE
     ]
 
 

@@ -12,7 +12,8 @@ def call(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: with its exit code, if it fails; 128 + signal, if a signal ended it.
     """
-    process = subprocess.Popen([sys.executable, "-m", "stages", *arguments])
+    # Files handed down to this process go on to the next: `s4m ablation` keeps folders locked in this way.
+    process = subprocess.Popen([sys.executable, "-m", "stages", *arguments], close_fds=False)
     usual = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
     try:
         code = _wait(process)

@@ -65,6 +65,20 @@ RUNNER_KEYS = (
 )
 """Top-level keys whose content is mmengine's or mmdet's; the rest must be a field of `Options`."""
 
+_OF_TRAININGS = (
+    "workers",
+    "validate_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "tensorboard",
+    "rank_timeout_s",
+)
+FREE_TO_CHANGE = frozenset(
+    {f"{group}.{name}" for group in ("teacher", "student") for name in _OF_TRAININGS} | {"refine.workers"}
+)
+"""Settings that do not change what is learnt: an interrupted run may go on with others."""
+
 
 def load_experiment(path: Path, overrides: Sequence[str]) -> tuple[Options, dict[str, Any]]:
     """Read a config file with `--set` overrides on top.

@@ -48,7 +48,7 @@ train_pipeline = [
     dict(
         type="RandomCrop",
         crop_type="absolute",
-        crop_size=(512, 1024),
+        crop_size=(1024, 512),  # width, height
         recompute_bbox=True,
         allow_negative_crop=True,
     ),

@@ -14,7 +14,7 @@ _weights = "{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safe
 _few = dict(workers=0, init_from=_weights, log_every=2)
 
 data = dict(labeled="splits/10/labeled.json", unlabeled="splits/10/unlabeled.json")
-teacher = dict(iterations=4, batch_size=2, validate_every=4, checkpoint_every=2, **_few)
+teacher = dict(iterations=12, batch_size=4, validate_every=12, checkpoint_every=6, **_few)
 sam = dict(model="nano")
 sd = dict(points=16)
 refine = dict(min_score=0.1, workers=0)
@@ -31,6 +31,6 @@ student = dict(
 
 train_pipeline = _base_.train_pipeline
 train_pipeline[2].update(scales=[(side // 8 * 2, side // 8) for _, side in train_pipeline[2]["scales"]])
-train_pipeline[3].update(crop_size=(64, 128))
+train_pipeline[3].update(crop_size=(128, 64))
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=(256, 128))

@@ -17,7 +17,7 @@ _batch_augments[0].update(size=(128, 128))
 
 data = dict(labeled="splits/10/labeled.json", unlabeled="splits/10/unlabeled.json")
 model = dict(data_preprocessor=dict(batch_augments=_batch_augments))
-teacher = dict(iterations=4, batch_size=2, validate_every=4, checkpoint_every=2, **_few)
+teacher = dict(iterations=12, batch_size=4, validate_every=12, checkpoint_every=6, **_few)
 sam = dict(model="nano")
 sd = dict(points=16)
 refine = dict(min_score=0.02, workers=0)

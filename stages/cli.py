@@ -50,6 +50,7 @@ COMMANDS = {
     ),
     "export": Command("stages.export:app", "Hand weights and pseudo-labels to other programs."),
     "report": Command("stages.report:app", "Show what a network has learnt."),
+    "ablation": Command("stages.ablation:ablation", "Fill a table of the paper's ablations, with seeds."),
     "cache": Command("stages.cache:app", "Inspect, check and mend a pseudo-label cache, and import labels."),
     "reproduce": Command("stages.reproduce:app", "Do an experiment of the paper, from raw files to a table."),
     "bench": Command("stages.bench:bench", "Time our paths against their alternatives."),

@@ -1,0 +1,1 @@
+"""The paper's ablations as tables of settings, and what trains no network twice to fill them."""

@@ -21,6 +21,7 @@ teacher = dict(iterations=12, batch_size=4, validate_every=12, checkpoint_every=
 sam = dict(model="nano")
 sd = dict(points=16)
 refine = dict(min_score=0.02, workers=0)
+optim_wrapper = dict(optimizer=dict(lr=1e-2))  # else the first steps find no object anywhere
 student = dict(
     iterations=6,
     batch_size=2,

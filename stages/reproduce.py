@@ -1,5 +1,6 @@
 """`s4m reproduce`: an experiment of the paper from raw files to a table of our figures beside the paper's."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.reproduction.benchmarks import CITYSCAPES, COCO, Benchmark
 from s4m_pipeline.reproduction.requirements import require_all
-from s4m_pipeline.reproduction.steps import Reproduction, Step, experiment, preparation
+from s4m_pipeline.reproduction.steps import Reproduction, experiment, preparation
 from s4m_pipeline.reproduction.table import Comparison, compare_with_paper, write_comparison
 from stages.arguments import Overrides, WorkDir
 from stages.artifacts import STUDENT, TEACHER, WEIGHTS, experiment_folder
@@ -91,29 +92,25 @@ def _reproduce(
     smoke = profile == "smoke"
     if not smoke:
         require_all(benchmark, root.expanduser(), Path("weights"))
+    folder = experiment_folder(benchmark.config(percent, smoke=smoke), work_dir)
     run = Reproduction(
         benchmark=benchmark,
         percent=percent,
         root=root.expanduser(),
-        work_dir=experiment_folder(benchmark.config(percent, smoke=smoke), work_dir),
+        work_dir=folder,
+        weights={stage: folder / stage / WEIGHTS for stage in (TEACHER, STUDENT)},
         devices=gpus,
         seed=seed,
         smoke=smoke,
         overrides=tuple(overrides or ()),
     )
-    for step in preparation(run):
-        _do(step)
-    for step in experiment(run, [run.work_dir / stage / WEIGHTS for stage in (TEACHER, STUDENT)]):
-        _do(step)
+    for step in itertools.chain(preparation(run), experiment(run)):
+        console.progress.print(f"== {step.what}", markup=False, soft_wrap=True)
+        call(step.arguments)
     comparison = compare_with_paper(run)
     path = write_comparison(comparison, run.work_dir)
     _print(comparison)
     console.result.print(f"{path}", markup=False, soft_wrap=True)
-
-
-def _do(step: Step) -> None:
-    console.progress.print(f"== {step.what}", markup=False, soft_wrap=True)
-    call(step.arguments)
 
 
 def _print(comparison: Comparison) -> None:

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.evaluation.results import keep_result
 from s4m_pipeline.options.groups import SamOptions
 from s4m_pipeline.reproduction import requirements
 from s4m_pipeline.reproduction.benchmarks import CITYSCAPES, COCO, Benchmark
@@ -157,8 +158,10 @@ def test_reproduce__fast__is_refused_until_it_exists(tmp_path: Path) -> None:
 
 
 def reproduction(root: Path, benchmark: Benchmark = CITYSCAPES, **changes: Any) -> Reproduction:
-    settings = {"percent": 10, "devices": 4, "seed": 3, "smoke": False, "work_dir": root / "work"}
-    return Reproduction(benchmark=benchmark, root=root, **{**settings, **changes})
+    settings = {"percent": 10, "devices": 4, "seed": 3, "smoke": False, **changes}
+    work = root / "work"
+    weights = {stage: work / stage / "weights.safetensors" for stage in ("teacher", "student")}
+    return Reproduction(benchmark=benchmark, root=root, work_dir=work, weights=weights, **settings)
 
 
 def commands(run: Reproduction) -> list[list[str]]:
@@ -186,14 +189,23 @@ def test_preparation__of_what_is_there__is_empty(tmp_path: Path) -> None:
 
 def test_experiment__passes_seeds_gpus_and_settings_to_all_stages(tmp_path: Path) -> None:
     run = reproduction(tmp_path, overrides=("student.workers=9",))
-    steps = [step.arguments for step in experiment(run, [tmp_path / "w.safetensors"])]
-    assert [arguments[0] for arguments in steps] == ["run", "evaluate", "run"]
+    steps = [step.arguments for step in experiment(run)]
+    assert [arguments[0] for arguments in steps] == ["run", "evaluate", "evaluate", "run"]
     for arguments in steps:
         for expected in ("teacher.seed=3", "refine.seed=3", "student.seed=3", "student.workers=9"):
             assert expected in arguments
     assert steps[0][2:4] == ["--devices", "4"]
     assert steps[0][-2:] == ["--until", "student"]
     assert "--benchmark" in steps[1]
+
+
+def test_experiment__scored_by_the_benchmark__is_not_scored_again(tmp_path: Path) -> None:
+    run = reproduction(tmp_path)
+    keep_records(run)
+    scored = [step.arguments[2] for step in experiment(run) if step.arguments[0] == "evaluate"]
+    assert scored == [str(run.weights["teacher"])]
+    run.weights["student"].write_text("trained again")
+    assert len([step for step in experiment(run) if step.arguments[0] == "evaluate"]) == 2
 
 
 def keep_records(run: Reproduction) -> None:
@@ -219,12 +231,12 @@ def keep_records(run: Reproduction) -> None:
         "labeled": {"images": 298},
         "unlabeled": {"images": 2677},
     }
-    for stage in ("teacher", "student"):
+    for stage, weights in run.weights.items():
         _write(run.work_dir / stage / "run.json", json.dumps(record))
+        _write(weights, stage)
+    keep_result(run.work_dir, "val", "student", run.weights["student"], result)
+    keep_result(run.work_dir, "val", "teacher", run.weights["teacher"], {"AP": None})
     _write(run.work_dir / "student/generations.jsonl", json.dumps(labels) + "\n")
-    _write(
-        run.work_dir / "evaluation.json", json.dumps({"val": {"student": result, "teacher": {"AP": None}}})
-    )
     _write(run.split / "split.json", json.dumps(split))
 
 

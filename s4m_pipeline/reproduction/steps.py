@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s4m_pipeline.data.split_files import LABELED, RECORD, UNLABELED
+from s4m_pipeline.evaluation.results import kept_result
 from s4m_pipeline.reproduction.benchmarks import Benchmark
 
 
@@ -23,6 +24,8 @@ class Reproduction:
     seed: int
     smoke: bool
     """The miniature, the demo's network and a handful of steps instead of the paper's."""
+    weights: Mapping[str, Path]
+    """Of teacher and student, to be made."""
     overrides: Sequence[str] = ()
     """Settings that the caller changes, as `key=value`."""
 
@@ -69,13 +72,14 @@ def preparation(run: Reproduction) -> Iterator[Step]:
         yield Step(f"labelling {run.percent} % of the images", _split(run))
 
 
-def experiment(run: Reproduction, checkpoints: Sequence[Path]) -> Iterator[Step]:
-    """All stages; in between, for Cityscapes, the benchmark's own evaluator on these checkpoints."""
+def experiment(run: Reproduction) -> Iterator[Step]:
+    """All stages; in between, for Cityscapes, the benchmark's own evaluator unless it has spoken."""
     if run.benchmark.name == "cityscapes":
         yield Step("teacher, pseudo-labels, student", [*_stages(run), "--until", "student"])
-        for path in checkpoints:
-            scored = ["evaluate", str(run.config), str(path), "--benchmark", "cityscapes", *run.settings()]
-            yield Step(f"Cityscapes' own evaluator on {path}", scored)
+        for stage, path in run.weights.items():
+            if run.benchmark.name not in (kept_result(run.work_dir, "val", stage, path) or {}):
+                scored = ["evaluate", str(run.config), str(path), "--benchmark", "cityscapes"]
+                yield Step(f"Cityscapes' own evaluator on {path}", [*scored, *run.settings()])
         yield Step("report", [*_stages(run), "--from", "evaluate"])
     else:
         yield Step("teacher, pseudo-labels, student, evaluation, report", _stages(run))

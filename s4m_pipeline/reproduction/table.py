@@ -8,6 +8,7 @@ from typing import Any
 
 from cache.atomic import write_text
 from s4m_pipeline.data.split_files import RECORD
+from s4m_pipeline.evaluation.results import kept_result
 from s4m_pipeline.report.provenance import duration_s, duration_text
 from s4m_pipeline.reproduction.steps import Reproduction
 
@@ -33,8 +34,10 @@ def compare_with_paper(run: Reproduction) -> Comparison:
     Rows without a figure of ours are those of networks that a reproduction does not train.
     """
     paper = run.benchmark.paper[run.percent]
-    results = _read(run.work_dir / "evaluation.json").get("val", {})
-    by_stage = {stage: _figures(run, results.get(stage, {})) for stage in ("teacher", "student")}
+    by_stage = {
+        stage: _figures(run, kept_result(run.work_dir, "val", stage, weights) or {})
+        for stage, weights in run.weights.items()
+    }
     none = [NO_FIGURE] * len(_our_columns(run))
     rows = [
         ["teacher from labels alone", *none, f"{paper.supervised_teacher:.1f}"],
@@ -79,7 +82,7 @@ def _figures(run: Reproduction, result: Mapping[str, Any]) -> list[str]:
 
 def _facts(run: Reproduction) -> Iterator[tuple[str, str]]:
     yield "split", _split(_read(run.split / RECORD))
-    records = {stage: _read(run.work_dir / stage / "run.json") for stage in ("teacher", "student")}
+    records = {stage: _read(weights.parent / "run.json") for stage, weights in run.weights.items()}
     trainings = {stage: record["config"][stage] for stage, record in records.items()}
     seeds = {**trainings, "refine": records["student"]["config"]["refine"]}
     yield "seeds", ", ".join(f"{name} {settings['seed']}" for name, settings in seeds.items())

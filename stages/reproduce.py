@@ -91,7 +91,8 @@ def _reproduce(
         )
     smoke = profile == "smoke"
     if not smoke:
-        require_all(benchmark, root.expanduser(), Path("weights"))
+        changed = dict(text.split("=", 1) for text in overrides or () if "=" in text)
+        require_all(benchmark, root.expanduser(), changed)
     folder = experiment_folder(benchmark.config(percent, smoke=smoke), work_dir)
     run = Reproduction(
         benchmark=benchmark,

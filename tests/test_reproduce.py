@@ -56,7 +56,7 @@ def _write(path: Path, content: str = "") -> None:
 
 def complaint(benchmark: Benchmark, folder: Path) -> str:
     with pytest.raises(UserError) as caught:
-        require_all(benchmark, folder / "data", folder / "weights")
+        require_all(benchmark, folder / "data", {"sam.weights_dir": f"{folder}/weights"})
     return str(caught.value)
 
 
@@ -90,7 +90,14 @@ def test_reproduce__with_nothing_there__says_all_of_it_soon_and_without_torch(tm
 def test_requirements__all_there__are_met(benchmark: Benchmark, machine: Path) -> None:
     lay_out(machine / "data", benchmark)
     lay_out_weights(machine)
-    require_all(benchmark, machine / "data", machine / "weights")
+    require_all(benchmark, machine / "data", {"sam.weights_dir": f"{machine}/weights"})
+
+
+def test_requirements__weights_replaced_by_others__are_not_asked_for(machine: Path) -> None:
+    lay_out(machine / "data", COCO)
+    require_all(
+        COCO, machine / "data", dict.fromkeys(("sam.model", "teacher.init_from", "student.init_from"), "x")
+    )
 
 
 @pytest.mark.parametrize("benchmark", [CITYSCAPES, COCO], ids=lambda item: item.name)

@@ -1,6 +1,6 @@
 """What a reproduction needs and this machine lacks, found in a moment: raw files and weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from s4m_pipeline.data.cityscapes.layout import PHOTO_ENDING, require_layout
@@ -22,13 +22,16 @@ _COCO_PACKAGES = {
 }
 
 
-def require_all(benchmark: Benchmark, root: Path, weights_dir: Path) -> None:
+def require_all(benchmark: Benchmark, root: Path, changed: Mapping[str, str]) -> None:
     """Check that data and weights are there.
+
+    Args:
+        changed: settings that are not the config's; weights that others replace are not needed.
 
     Raises:
         UserError: one message with everything that is missing, where to get it and where to put it.
     """
-    missing = [*_missing_data(benchmark, root), *_missing_weights(weights_dir)]
+    missing = [*_missing_data(benchmark, root), *_missing_weights(changed)]
     if missing:
         points = "\n".join("- " + point.replace("\n", "\n  ") for point in missing)
         raise UserError(
@@ -72,18 +75,20 @@ def _count_photos(folder: Path) -> int:
     return jpegs or sum(1 for _ in folder.glob(f"*/*{PHOTO_ENDING}"))
 
 
-def _missing_weights(weights_dir: Path) -> Iterator[str]:
+def _missing_weights(changed: Mapping[str, str]) -> Iterator[str]:
     from huggingface_hub import try_to_load_from_cache
 
-    sam = weights_dir.absolute() / SAM_FILE
-    if not sam.is_file() and not isinstance(try_to_load_from_cache(SAM, SAM_FILE), str):
+    sam = Path(changed.get("sam.weights_dir", "weights")).absolute() / SAM_FILE
+    found = sam.is_file() or isinstance(try_to_load_from_cache(SAM, SAM_FILE), str)
+    if "sam.model" not in changed and not found:
         yield (
             f"SAM 2.1 Hiera-L (0.9 GB): neither {sam} nor in the hub's cache.\n"
             f"Fetch https://huggingface.co/{SAM}/resolve/main/{SAM_FILE}\n"
             f"or: hf download {SAM} {SAM_FILE} --local-dir {sam.parent}"
         )
     resnet = torch_checkpoints() / RESNET_FILE
-    if not resnet.is_file():
+    needed = not {"teacher.init_from", "student.init_from"} <= changed.keys()
+    if needed and not resnet.is_file():
         yield (
             f"ResNet-50 (0.1 GB): no {resnet}.\n"
             f"Fetch https://download.pytorch.org/models/{RESNET_FILE} and put it there."

@@ -60,7 +60,8 @@ class StudentPreprocessor(DetDataPreprocessor):
 
     def _labelled_images(self, inputs: Tensor, samples: SampleList) -> LabelledImages:
         return LabelledImages(
-            pixels_B3HW=(inputs * self.std + self.mean) / 255,
+            # Augmentation while loading may leave the range, where colour conversion gives NaN.
+            pixels_B3HW=((inputs * self.std + self.mean) / 255).clamp(0, 1),
             sizes_hw=[tuple(sample.metainfo["img_shape"][:2]) for sample in samples],
             masks=[sample.gt_instances.masks for sample in samples],
             labels=[sample.gt_instances.labels for sample in samples],

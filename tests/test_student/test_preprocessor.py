@@ -1,0 +1,78 @@
+"""What the student's preprocessor makes of a loaded batch."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from s4m_pipeline.options.student import ArpOptions, PhotometricOptions
+from s4m_pipeline.registry import register_all
+
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+
+def preprocessor(**changes: Any) -> Any:
+    register_all()
+    from s4m_pipeline.student.preprocessor import StudentPreprocessor
+
+    options = {"arp": ArpOptions(), "photometric": PhotometricOptions(), **changes}
+    return StudentPreprocessor(mean=MEAN, std=STD, pad_size_divisor=32, pad_mask=True, **options)
+
+
+def batch(*branches: str, low: float = 0.0, high: float = 255.0) -> dict[str, Any]:
+    """Images of 40 x 48 pixels with one rectangle each, pixels uniform from `low` to `high`."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    generator = torch.Generator().manual_seed(0)
+    inputs, samples = [], []
+    for place, branch in enumerate(branches):
+        inputs.append(torch.rand(3, 40, 48, generator=generator) * (high - low) + low)
+        mask = np.zeros((1, 40, 48), np.uint8)
+        mask[:, 4 * place : 4 * place + 8, 6:20] = 1
+        meta = {"img_shape": (40, 48), "ori_shape": (40, 48), "branch": branch}
+        instances = InstanceData(labels=torch.tensor([place]), masks=BitmapMasks(mask, 40, 48))
+        samples.append(DetDataSample(metainfo=meta, gt_instances=instances))
+    return {"inputs": inputs, "data_samples": samples}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_preprocessor__pixels_outside_the_range_give_finite_inputs(seed: int) -> None:
+    torch.manual_seed(seed)
+    out = preprocessor()(batch(*["unlabeled"] * 4, low=-30.0, high=380.0), training=True)
+    assert out["inputs"].isfinite().all()
+
+
+def test_preprocessor__labelled_images_are_those_of_mmdet() -> None:
+    from mmdet.models import DetDataPreprocessor
+
+    plain = DetDataPreprocessor(mean=MEAN, std=STD, pad_size_divisor=32)
+    expected = plain(batch("labeled", "unlabeled"), training=True)["inputs"]
+    found = preprocessor()(batch("labeled", "unlabeled"), training=True)["inputs"]
+    assert torch.equal(found[0], expected[0])
+    assert not torch.equal(found[1], expected[1])
+
+
+def test_preprocessor__arp_exchanges_instances_of_unlabelled_images_only() -> None:
+    quiet = PhotometricOptions(jitter_p=0.0, grey_p=0.0, blur_p=0.0)
+    out = preprocessor(photometric=quiet)(batch("labeled", "unlabeled", "unlabeled"), training=True)
+    labels = [sample.gt_instances.labels.tolist() for sample in out["data_samples"]]
+    assert labels == [[0], [1, 2], [2, 1]]
+    for sample in out["data_samples"]:
+        assert sample.gt_instances.masks.dtype == torch.bool
+        assert sample.gt_instances.masks.shape[1:] == (64, 64)
+
+
+def test_preprocessor__padding_stays_zero_after_strong_augmentation() -> None:
+    out = preprocessor()(batch("unlabeled", "unlabeled"), training=True)["inputs"]
+    assert not out[:, :, 40:].any()
+    assert not out[:, :, :, 48:].any()
+
+
+def test_preprocessor__at_test_time_augments_nothing() -> None:
+    found = preprocessor()(batch("unlabeled"), training=False)["inputs"]
+    pixels = batch("unlabeled")["inputs"][0]
+    normalised = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    torch.testing.assert_close(found[0, :, :40, :48], normalised)

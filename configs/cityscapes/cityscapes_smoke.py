@@ -10,23 +10,24 @@ Expected AP:      none to speak of
 
 _base_ = ["../_base_/cityscapes_recipe.py", "../_base_/small.py"]
 
-_weights = "{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors"
-_few = dict(workers=0, init_from=_weights, log_every=2)
+_few = dict(workers=0, init_from=None, log_every=2)
+_queries = 5  # as many as objects: with more, a few steps teach that nothing is anywhere
 
 data = dict(labeled="splits/10/labeled.json", unlabeled="splits/10/unlabeled.json")
+model = dict(panoptic_head=dict(num_queries=_queries))
 teacher = dict(iterations=12, batch_size=4, validate_every=12, checkpoint_every=6, **_few)
 sam = dict(model="nano")
 sd = dict(points=16)
 refine = dict(min_score=0.1, workers=0)
-optim_wrapper = dict(optimizer=dict(lr=1e-2))  # else the first steps find no object anywhere
+optim_wrapper = dict(optimizer=dict(lr=5e-3))
 student = dict(
     iterations=6,
     batch_size=2,
     unlabeled_batch_size=2,
-    burn_in=2,
-    refresh_every=2,
+    burn_in=3,
+    refresh_every=3,
     validate_every=6,
-    checkpoint_every=2,
+    checkpoint_every=3,
     **_few,
 )
 

@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # One thread per process: tests run in two processes, and small models gain nothing from more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo reproduce-cityscapes reproduce-coco test browser torture lint format types docs ops
+.PHONY: help setup demo ablation reproduce-cityscapes reproduce-coco test browser torture lint format types docs ops
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -43,6 +43,9 @@ demo: setup data/demo/split/split.json ## The whole pipeline on drawn scenes: te
 data/demo/split/split.json: | setup
 	$(BIN)/s4m data demo data/demo --force
 	$(BIN)/s4m data split data/demo/train.json --percent 6 --out data/demo/split --val data/demo/val.json --force
+
+ablation: setup data/demo/split/split.json ## Components and control on the demo's data, SEEDS=3: see docs/ablations.md
+	$(BIN)/s4m ablation configs/demo/demo.py --table components,control --seeds $(or $(SEEDS),3) --jobs 2
 
 # Without PROFILE=smoke these need the data, the weights (they say which), GPUs and days.
 PROFILE ?= paper

@@ -13,7 +13,6 @@ class Benchmark(StrEnum):
     sam = "sam"
     cache = "cache"
     teacher_step = "teacher-step"
-    distillation = "distillation"
     refine = "refine"
     prompts = "prompts"
     arp = "arp"

@@ -21,6 +21,8 @@ from s4m_pipeline.evaluation.results import EVALUATION, kept_result
 
 TEACHER, STUDENT, CACHE, WEIGHTS = "teacher", "student", "cache", "weights.safetensors"
 LOG = "ablation.log"
+PROGRAM = (sys.executable, "-m", "stages")
+"""What the jobs call: `s4m`."""
 Say = Callable[[str], None]
 
 
@@ -185,7 +187,7 @@ class Workers:
             raise Stopped
         with (job.folder / LOG).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "stages", *command],
+                [*PROGRAM, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

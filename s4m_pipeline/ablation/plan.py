@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,15 @@ def plan_trials(
         UserError: if the config does not allow a row, or makes two rows the same.
         CacheError: if a file of the data set cannot be read.
     """
+    unchanged, _ = load_experiment(setting.config, setting.overrides)
+    if table.network == "student" and unchanged.student is None:
+        raise UserError(f"{setting.config} has no group `student`, which the table {name} compares.")
     trials = []
     for seed in seeds:
         seen: dict[Path, Row] = {}
         for row in rows:
-            trial = _trial(setting, name, table, row, seed)
+            share = _labelled_share(setting, unchanged, row.labeled_percent, seed)
+            trial = _trial(setting, name, table, row, seed, share)
             if twin := seen.get(trial.result):
                 raise UserError(
                     f"Rows {twin.name} and {row.name} of {name} are the same experiment with this config.\n"
@@ -85,19 +89,15 @@ def plan_trials(
     return trials
 
 
-def _trial(setting: Setting, name: str, table: Table, row: Row, seed: int) -> Trial:
-    overrides = [*setting.overrides, *row.settings, f"teacher.seed={seed}", f"refine.seed={seed}"]
+def _trial(setting: Setting, name: str, table: Table, row: Row, seed: int, share: Sequence[str]) -> Trial:
+    overrides = [*setting.overrides, *row.settings, *share, f"teacher.seed={seed}", f"refine.seed={seed}"]
     if table.network == "student":
         overrides.append(f"student.seed={seed}")
-    if row.labeled_percent is not None:
-        overrides += _labelled_share(setting, row.labeled_percent, seed)
     options, parts = load_experiment(setting.config, overrides)
     contents = _contents(options)
     teacher = _folder(setting.root / TEACHERS, options, parts, contents, "data", "teacher", "sam", "sd")
     labels = student = None
-    if table.network == "student":
-        if options.student is None:
-            raise UserError(f"{setting.config} has no group `student`, which {name} compares.")
+    if table.network == "student" and options.student is not None:
         made_of = ("data", "teacher", "sam", "sd", "refine", "cache")
         if options.student.source == "cache":
             labels = _folder(setting.root / LABELS, options, parts, contents, *made_of)
@@ -126,10 +126,11 @@ def _contents(options: Options) -> dict[str, str]:
     return {name: file_hash(path) for name, path in paths.items() if not path.is_dir()}
 
 
-def _labelled_share(setting: Setting, percent: int, seed: int) -> Iterator[str]:
+def _labelled_share(setting: Setting, options: Options, percent: int | None, seed: int) -> list[str]:
     """Settings that label a share of the training images; its files are written if they are not there."""
-    data_options = load_experiment(setting.config, setting.overrides)[0]
-    data, source = data_options.data, setting.train or data_options.refine.ground_truth
+    if percent is None:
+        return []
+    data, source = options.data, setting.train or options.refine.ground_truth
     if source is None:
         raise UserError(
             "The labelled share is drawn from annotations of all training images, and the config names "
@@ -142,5 +143,4 @@ def _labelled_share(setting: Setting, percent: int, seed: int) -> Iterator[str]:
         if data.test is not None:
             held_out.append(load_coco(*data.split("test")))
         write_split(whole, split_percent(whole, percent, seed, held_out), held_out, folder)
-    yield f"data.labeled={folder / LABELED}"
-    yield f"data.unlabeled={folder / UNLABELED}"
+    return [f"data.labeled={folder / LABELED}", f"data.unlabeled={folder / UNLABELED}"]

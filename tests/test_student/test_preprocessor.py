@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from s4m_pipeline.options.student import ArpOptions, PhotometricOptions
@@ -38,11 +37,14 @@ def batch(*branches: str, low: float = 0.0, high: float = 255.0) -> dict[str, An
     return {"inputs": inputs, "data_samples": samples}
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_preprocessor__pixels_outside_the_range_give_finite_inputs(seed: int) -> None:
-    torch.manual_seed(seed)
-    out = preprocessor()(batch(*["unlabeled"] * 4, low=-30.0, high=380.0), training=True)
-    assert out["inputs"].isfinite().all()
+def test_preprocessor__pixels_outside_the_range_give_finite_inputs() -> None:
+    """As colour distortion while loading leaves them: 0 in one channel and less in the others."""
+    for seed in range(12):
+        data = batch(*["unlabeled"] * 4, low=-30.0, high=380.0)
+        for image in data["inputs"]:
+            image[:, :10] = torch.tensor([0.0, -5.0, -3.0])[:, None, None]
+        torch.manual_seed(seed)
+        assert preprocessor()(data, training=True)["inputs"].isfinite().all()
 
 
 def test_preprocessor__labelled_images_are_those_of_mmdet() -> None:

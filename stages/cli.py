@@ -49,7 +49,7 @@ COMMANDS = {
         "stages.predict:predict", "Find the objects of any images: pictures and COCO results."
     ),
     "export": Command("stages.export:app", "Hand weights and pseudo-labels to other programs."),
-    "report": Command("stages.report:app", "Show what a network has learnt."),
+    "report": Command("stages.report:app", "Write a page about an experiment, or draw a picture."),
     "ablation": Command("stages.ablation:ablation", "Fill a table of the paper's ablations, with seeds."),
     "cache": Command("stages.cache:app", "Inspect, check and mend a pseudo-label cache, and import labels."),
     "reproduce": Command("stages.reproduce:app", "Do an experiment of the paper, from raw files to a table."),

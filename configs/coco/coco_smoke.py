@@ -4,7 +4,7 @@ Everything in pixels is an eighth of the paper's.
 
 Data:             s4m data miniature coco ROOT, and docs/cityscapes.md, split of 10 %
 Command:          s4m reproduce coco ROOT --profile smoke (its first stage: s4m pretrain-teacher)
-Time and memory:  two minutes on two cores; memory not measured
+Time and memory:  not measured on an idle machine
 Expected AP:      none to speak of
 """
 

@@ -89,9 +89,7 @@ def run(
 
 def _call(command: Sequence[str], experiment: Experiment, overrides: Sequence[str]) -> None:
     """Run a stage in a process of its own; end as it does when it fails."""
-    arguments = [*command]
-    if command[0] != "report":
-        arguments += [word for override in overrides for word in ("--set", override)]
+    arguments = [*command, *(word for override in overrides for word in ("--set", override))]
     if command[0] not in ("report", "evaluate"):
         arguments += ["--work-dir", str(experiment.folder)]
     call(arguments)

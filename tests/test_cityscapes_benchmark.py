@@ -249,7 +249,8 @@ def test_evaluate__benchmark_of_a_split_without_annotations_fails_before_predict
     demo_network: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, weights = demo_network
-    monkeypatch.setattr("s4m_pipeline.evaluation.checkpoint.predict_split", lambda *_: pytest.fail("predicted"))
+    predict = "s4m_pipeline.evaluation.checkpoint.predict_split"
+    monkeypatch.setattr(predict, lambda *_: pytest.fail("predicted"))
     photos = tmp_path / "elsewhere/val"
     with pytest.raises(UserError, match="annotations that the benchmark reads are not there"):
         evaluate(config, weights, benchmark="cityscapes", overrides=[f"data.val_images={photos}"])

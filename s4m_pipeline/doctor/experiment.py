@@ -156,7 +156,8 @@ def check_init_from(experiment: Experiment) -> Iterator[Finding]:
             yield Finding(name, "ok", str(found[0]))
         else:
             text = f"{start} is not in {torch_checkpoints()}: it is downloaded at first use"
-            command = f"python -c \"import torchvision; torchvision.models.{network}(weights='IMAGENET1K_V1')\""
+            code = f"import torchvision; torchvision.models.{network}(weights='IMAGENET1K_V1')"
+            command = f'python -c "{code}"'
             yield Finding(name, "warn", text, command)
 
 

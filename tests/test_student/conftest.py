@@ -1,4 +1,4 @@
-"""An experiment ready for the student: a few scenes, a network with random weights, its labels in the cache."""
+"""An experiment ready for the student: a few scenes, a network with random weights, its cached labels."""
 
 import shutil
 from collections.abc import Callable

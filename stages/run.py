@@ -103,10 +103,17 @@ def _plan_teacher(experiment: Experiment) -> Plan:
 
 
 def _plan_student(experiment: Experiment) -> Plan:
+    from cache.fingerprint import explain
+    from s4m_pipeline.student.generations import GenerationLog
+
     options = experiment.options
     if options.student is None:
         return Plan("the config has no group `student`", [])
     inputs = train_student.load_inputs(options, options.student, experiment.folder, False)
+    log = GenerationLog(experiment.folder / STUDENT / GENERATIONS)
+    if log.entries and (others := explain(log.entries[0]["fingerprint"], _label_fingerprint(experiment))):
+        why = f"done again, because its labels were made of something else: {'; '.join(others[:3])}"
+        return Plan(why, [[*_training("train-student", experiment), "--overwrite"]])
     now = train_student.what_it_depends_on(options, experiment.parts, inputs)
     return _plan_training("train-student", STUDENT, experiment, now)
 
@@ -114,7 +121,7 @@ def _plan_student(experiment: Experiment) -> Plan:
 def _plan_training(
     command: str, stage: str, experiment: Experiment, now: tuple[dict[str, Any], dict[str, str]]
 ) -> Plan:
-    arguments = [command, str(experiment.config), "--devices", str(experiment.devices)]
+    arguments = _training(command, experiment)
     record = read_run(experiment.folder / stage)
     if record is None:
         return Plan("not done yet", [arguments])
@@ -126,16 +133,18 @@ def _plan_training(
     return Plan(f"done (validation AP {record['result'].get('AP') or 0:.1f})", [])
 
 
+def _training(command: str, experiment: Experiment) -> list[str]:
+    return [command, str(experiment.config), "--devices", str(experiment.devices)]
+
+
 def _plan_refine(experiment: Experiment) -> Plan:
     from cache.fingerprint import explain
     from cache.generations import generations
-    from s4m_pipeline.refine.inputs import load_inputs
     from s4m_pipeline.student.generations import GenerationLog
 
     if experiment.options.data.unlabeled is None:
         raise UserError("The config has no data.unlabeled.\nSet it to a COCO JSON of images, or a folder.")
-    inputs = load_inputs(experiment.options, experiment.parts, teacher_weights(experiment.folder))
-    fingerprint = inputs.fingerprint()
+    fingerprint = _label_fingerprint(experiment)
     arguments = ["refine", str(experiment.config)]
     log = GenerationLog(experiment.folder / STUDENT / GENERATIONS)
     if log.entries and log.entries[0]["fingerprint"] == fingerprint:
@@ -152,6 +161,14 @@ def _plan_refine(experiment: Experiment) -> Plan:
     # The gate compares teachers of one training; this one begins anew.
     anew = ["-g", str(known[-1].number + 1), "--set", "student.gate=off"]
     return Plan(f"done again, because of {'; '.join(differing[:3])}", [[*arguments, *anew]])
+
+
+def _label_fingerprint(experiment: Experiment) -> dict[str, str | int | float | bool | None]:
+    """What labels by the teacher, SAM and settings of now are made of."""
+    from s4m_pipeline.refine.inputs import load_inputs
+
+    inputs = load_inputs(experiment.options, experiment.parts, teacher_weights(experiment.folder))
+    return inputs.fingerprint()
 
 
 def _plan_evaluation(experiment: Experiment) -> Plan:

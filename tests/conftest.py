@@ -78,6 +78,7 @@ data = dict(
     _delete_=True, root={str(tiny_coco.root)!r}, labeled="train.json", train_images="train",
     val="val.json", val_images="val", test="test.json", test_images="test",
 )
+student = dict(workers=0)
 train_pipeline = [
     dict(type="LoadRGB"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),

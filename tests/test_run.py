@@ -98,7 +98,7 @@ def test_run__changed_setting_is_named_and_all_that_follows_is_done_again(
     assert changed.returncode == 0, changed.stderr
     assert decisions(changed.stderr)["refine"].startswith("done again, because of teacher: ")
     foretold = run(config, work, "--dry-run", "--set", "teacher.seed=3", "--from", "student")
-    assert "student: done again, because of content of labels: teacher" in foretold.stdout
+    assert "student: done again, because its labels were made of something else: teacher" in foretold.stdout
 
 
 def test_run__changed_student_leaves_the_stages_before_it_alone(

@@ -37,6 +37,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+demo: export OMP_NUM_THREADS := 2
 demo: setup data/demo/split/split.json ## The whole pipeline on drawn scenes: teacher, refine, student, report
 	$(BIN)/s4m run configs/demo/demo.py
 

@@ -9,12 +9,10 @@ from mmengine.dist import all_reduce, barrier, get_dist_info
 
 from cache.generation import Generation
 from cache.sharding import ShardSpec
-from s4m_pipeline import console
 from s4m_pipeline.engine.distributed import on_first_rank
 from s4m_pipeline.options.experiment import Options
 from s4m_pipeline.refine.gate import Outcome
 from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
-from s4m_pipeline.refine.publication import NoPseudoLabels
 from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
 
 
@@ -43,8 +41,10 @@ class RefineLabels:
             UserError, CacheError: as `s4m refine`.
         """
         if self.inputs is None:
-            self.inputs = load_inputs(self.options, self.config, checkpoint)
-        self.inputs = inputs = self.inputs.with_weights(checkpoint)
+            inputs = load_inputs(self.options, self.config, checkpoint)
+        else:
+            inputs = self.inputs.with_weights(checkpoint)
+        self.inputs = inputs
         rank, ranks = get_dist_info()
         generation = Generation(self.root, number)
         on_first_rank(lambda: _begin(inputs, generation, ranks))
@@ -55,20 +55,12 @@ class RefineLabels:
         if not _on_all_ranks(complete):
             return None
         barrier()
-        return on_first_rank(lambda: _publish(inputs, generation))
+        return on_first_rank(lambda: publish_if_complete(inputs, generation))
 
 
 def _begin(inputs: RefineInputs, generation: Generation, ranks: int) -> None:
     begun = generation.spec.num_shards if generation.path.exists() else ranks
     begin_generation(inputs, generation.root, generation.number, begun)
-
-
-def _publish(inputs: RefineInputs, generation: Generation) -> Outcome:
-    try:
-        return publish_if_complete(inputs, generation)
-    except NoPseudoLabels as nothing:  # learning goes on from the labels before
-        console.progress.print(str(nothing), markup=False)
-        return Outcome("rejected", {})
 
 
 def _on_all_ranks(value: bool) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from s4m_pipeline.engine import seeding
-from s4m_pipeline.engine.seeding import SeededSampler, seed_all
+from s4m_pipeline.engine.seeding import SeededSampler, seed_all, seed_cpu
 
 FIVE = range(5)
 
@@ -56,3 +56,13 @@ def test_seed_all__same_key_repeats_all_generators() -> None:
 
     assert sample(1, 2) == sample(1, 2)
     assert not set(sample(1, 2)) & set(sample(2, 1))
+
+
+def test_seed_cpu__gives_the_numbers_of_seed_all() -> None:
+    def sample() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    seed_all(3, 4)
+    expected = sample()
+    seed_cpu(3, 4)
+    assert sample() == expected

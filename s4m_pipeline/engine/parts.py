@@ -59,9 +59,9 @@ def train_dataloader(
 
 
 def pseudo_label_dataset(
-    labels: Labels, classes: Sequence[str], pipeline: Sequence[Mapping[str, Any]]
+    labels: Labels, classes: Sequence[str], pipeline: Sequence[Mapping[str, Any]], min_agreement: float
 ) -> dict[str, Any]:
-    """Config of the unlabelled images with their pseudo-labels, and the labelled images' transforms."""
+    """Config of `PseudoLabelledImages`: the unlabelled images, and the labelled images' transforms."""
     unlabeled = labels.unlabeled
     return {
         "type": "PseudoLabelledImages",
@@ -70,6 +70,7 @@ def pseudo_label_dataset(
         "cache": str(labels.root.absolute()),
         "classes": list(classes),
         "pipeline": list(pipeline),
+        "min_agreement": min_agreement,
         "preload_bytes": PRELOAD_BYTES,
     }
 

@@ -50,10 +50,16 @@ def hash_key(*key: int) -> int:
 
 def seed_all(*key: int) -> None:
     """Seed Python's, NumPy's and torch's global generators with a hash of `key` (non-negative numbers)."""
+    torch.manual_seed(seed_cpu(*key))
+
+
+def seed_cpu(*key: int) -> int:
+    """As `seed_all`, without the generators of GPUs, which take most of its time; returns the hash."""
     seed = hash_key(*key)
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    return seed
 
 
 def shuffled_draws(
@@ -125,7 +131,7 @@ class SeededDataset(Dataset):
         Raises:
             LoadingError: if it, or its labels, cannot be read.
         """
-        seed_all(*draw.key)
+        seed_cpu(*draw.key)
         try:
             if draw.generation is not None:
                 self.dataset.use_generation(draw.generation)

@@ -78,12 +78,10 @@ def load_inputs(options: Options) -> "TeacherInputs":
         UserError: if something is missing, damaged or does not belong together.
     """
     from s4m_pipeline.data.labelled import load_labelled
-    from s4m_pipeline.sam import load_sam
+    from s4m_pipeline.sam import load_configured_sam
 
     train, val = load_labelled(options.data)
-    sam = None
-    if options.sd.enabled:
-        sam = load_sam(options.sam.model, config=options.sam.config, weights_dir=options.sam.weights_dir)
+    sam = load_configured_sam(options.sam) if options.sd.enabled else None
     return train, val, sam
 
 

@@ -109,7 +109,7 @@ def load_inputs(options: Options, student: StudentOptions, experiment: Path, ane
         UserError, CacheError: if something is missing, damaged or does not belong together.
     """
     from s4m_pipeline.data.labelled import load_labelled
-    from s4m_pipeline.sam import load_sam
+    from s4m_pipeline.sam import load_configured_sam
     from s4m_pipeline.student.generations import GenerationLog
     from s4m_pipeline.student.labels import load_labels
 
@@ -118,9 +118,7 @@ def load_inputs(options: Options, student: StudentOptions, experiment: Path, ane
     log = GenerationLog(experiment / STUDENT / GENERATIONS)
     if anew:
         log.entries.clear()
-    sam = None
-    if student.distill:
-        sam = load_sam(options.sam.model, config=options.sam.config, weights_dir=options.sam.weights_dir)
+    sam = load_configured_sam(options.sam) if student.distill else None
     if student.source == "labeled":
         return train, val, None, log, sam
     number = log.latest if log.entries else None

@@ -19,7 +19,7 @@ from s4m_pipeline.evaluation.ground_truth import require_same_classes, require_t
 from s4m_pipeline.options.experiment import Options
 from s4m_pipeline.options.groups import DataOptions
 from s4m_pipeline.refine.recipe import Recipe
-from s4m_pipeline.sam import LoadedSam, load_sam
+from s4m_pipeline.sam import LoadedSam, load_configured_sam
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def load_inputs(
     if recipe.prompt is None:
         sam = None
     elif sam is None:
-        sam = load_sam(options.sam.model, config=options.sam.config, weights_dir=options.sam.weights_dir)
+        sam = load_configured_sam(options.sam)
     return RefineInputs(options, parts, labelled, unlabeled, truth, held_out, teacher, sam)
 
 

@@ -14,7 +14,7 @@ if not _hydra_was_initialised:
     GlobalHydra.instance().clear()
 
 from s4m_pipeline.sam.batched import BatchedSam, Decoded, ImageEmbeddings, full_size_masks  # noqa: E402
-from s4m_pipeline.sam.loader import LoadedSam, build_sam, load_sam  # noqa: E402
+from s4m_pipeline.sam.loader import LoadedSam, build_sam, load_configured_sam, load_sam  # noqa: E402
 from s4m_pipeline.sam.prompts import Prompts  # noqa: E402
 from s4m_pipeline.sam.tokens import decoder_tokens, similarity_rows, stream_decoder_tokens  # noqa: E402
 
@@ -27,6 +27,7 @@ __all__ = [
     "build_sam",
     "decoder_tokens",
     "full_size_masks",
+    "load_configured_sam",
     "load_sam",
     "similarity_rows",
     "stream_decoder_tokens",

@@ -19,6 +19,7 @@ from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 from sam2.modeling.sam2_base import SAM2Base
 
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.options.groups import SamOptions
 
 NANO = "nano"
 NANO_DIR = Path(__file__).parent / "nano"
@@ -79,6 +80,11 @@ def load_sam(
         weights_sha256=_sha256(weights_path),
         config_sha256=_sha256(config_path),
     )
+
+
+def load_configured_sam(options: SamOptions) -> LoadedSam:
+    """Load the SAM 2 that an experiment's group `sam` names; see `load_sam`."""
+    return load_sam(options.model, config=options.config, weights_dir=options.weights_dir)
 
 
 def build_sam(config: str | Path, *, image_size: int | None = None) -> SAM2Base:

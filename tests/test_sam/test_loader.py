@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from s4m_pipeline.errors import UserError
-from s4m_pipeline.sam import BatchedSam, Prompts, build_sam, load_sam
+from s4m_pipeline.options.groups import SamOptions
+from s4m_pipeline.sam import BatchedSam, Prompts, build_sam, load_configured_sam, load_sam
 from s4m_pipeline.sam.loader import NANO_DIR, SAM2_DIR
 
 SMALL_YAML = (NANO_DIR / "nano.yaml").read_text()
@@ -49,6 +50,19 @@ def test_load_sam__yaml_elsewhere_is_taken_when_named(saved: Path, tmp_path: Pat
     assert load_sam(str(alone), config=saved / "own.yaml").model == str(alone)
     with pytest.raises(UserError, match=r"Put its YAML at .*alone\.yaml"):
         load_sam(str(alone))
+
+
+def test_load_configured_sam__takes_model_config_and_folder_from_the_options(
+    saved: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sam2.1_hiera_tiny.pt").symlink_to(saved / "own.pt")
+    options = SamOptions(
+        model="facebook/sam2.1-hiera-tiny", config=str(saved / "own.yaml"), weights_dir=str(tmp_path)
+    )
+    loaded = load_configured_sam(options)
+    assert loaded.model == options.model
+    assert loaded.weights_sha256 == hashlib.sha256((saved / "own.pt").read_bytes()).hexdigest()
+    assert loaded.config_sha256 == hashlib.sha256((saved / "own.yaml").read_bytes()).hexdigest()
 
 
 def test_load_sam__official_file_name_needs_no_yaml(tmp_path: Path) -> None:

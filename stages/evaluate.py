@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from s4m_pipeline import console
-from s4m_pipeline.options.experiment import load_experiment
+from s4m_pipeline.options.experiment import Options, load_experiment
 from s4m_pipeline.options.groups import Split
 from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
 from stages.artifacts import STUDENT, TEACHER, WEIGHTS, read_run
@@ -50,40 +51,50 @@ def evaluate(
     annotations, images = options.data.split(split)
 
     from s4m_pipeline.data.coco import load_coco
-    from s4m_pipeline.engine.checkpoint import read_weights, require_classes
-    from s4m_pipeline.registry import register_all
 
     truth = load_coco(annotations, images)
     scored = None
     if benchmark:
         scored = _Benchmark(truth, images, results or checkpoint.parent / f"cityscapes_{split}")
-    weights = read_weights(checkpoint, trust=trust_checkpoint)
-    require_classes(weights, tuple(truth.class_names), str(annotations))
+    predictions = _predict(checkpoint, truth, options, parts, trust_checkpoint)
+
+    from s4m_pipeline.evaluation.scores import Scores
+
+    scores = Scores.of(truth, predictions)
+    if scored:
+        scores = dataclasses.replace(scores, cityscapes=scored.score(predictions))
+    record = scores.as_record()
+    _keep(record, checkpoint, split)
+    if as_json:
+        print(json.dumps(record, indent=2))
+    else:
+        _print_tables(scores.coco, scores.cityscapes, f"{checkpoint} on {annotations}")
+        _print_merged(scores.merged_rate)
+
+
+def _predict(
+    checkpoint: Path, truth: "CocoData", options: Options, parts: dict[str, Any], trust: bool
+) -> list[dict[str, Any]]:
+    """COCO results of a checkpoint that was trained for the classes of `truth`."""
+    from s4m_pipeline.engine.checkpoint import read_weights, require_classes
+    from s4m_pipeline.registry import register_all
+
+    weights = read_weights(checkpoint, trust=trust)
+    require_classes(weights, tuple(truth.class_names), str(truth.json_path))
     register_all()
 
-    from s4m_pipeline.evaluation.checkpoint import as_record, predict_split
-    from s4m_pipeline.evaluation.mask_ap import mask_ap
-    from s4m_pipeline.evaluation.merging import merged_rate_of_results
+    from s4m_pipeline.evaluation.checkpoint import predict_split
+
+    return predict_split(parts, weights, truth, options.teacher.workers)
+
+
+def _keep(record: dict[str, Any], checkpoint: Path, split: Split) -> None:
+    """Enter the result into evaluation.json if these are the finished weights of an experiment's stage."""
     from s4m_pipeline.evaluation.results import keep_result
 
-    predictions = predict_split(parts, weights, truth, options.teacher.workers)
-    result = mask_ap(truth, predictions)
-    merged = merged_rate_of_results(truth, predictions)
-    official = scored.score(predictions) if scored else None
-    report = as_record(result, merged)
-    if official:
-        report["cityscapes"] = dataclasses.asdict(official)
     stage = checkpoint.parent
     if checkpoint.name == WEIGHTS and stage.name in (TEACHER, STUDENT) and read_run(stage):
-        keep_result(stage.parent, split, stage.name, checkpoint, report)
-    if as_json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print_tables(result, official, f"{checkpoint} on {annotations}")
-        share = "no" if math.isnan(merged) else f"{merged:.1f} % of the"
-        console.result.print(
-            f"{share} predictions with a score of 0.5 or more cover several objects of a class"
-        )
+        keep_result(stage.parent, split, stage.name, checkpoint, record)
 
 
 class _Benchmark:
@@ -98,8 +109,6 @@ class _Benchmark:
         claim_results(folder)
 
     def score(self, predictions: list[dict[str, Any]]) -> "CityscapesAP":
-        import os
-
         from rich.progress import Progress
 
         from s4m_pipeline.evaluation.cityscapes import benchmark_ap, record_result, write_results
@@ -145,3 +154,8 @@ def _print_tables(result: "MaskAP", official: "CityscapesAP | None", title: str)
         f"{result.images} images, {result.instances} objects, {result.predictions} predictions; "
         f"computed by {result.backend}"
     )
+
+
+def _print_merged(rate: float) -> None:
+    share = "no" if math.isnan(rate) else f"{rate:.1f} % of the"
+    console.result.print(f"{share} predictions with a score of 0.5 or more cover several objects of a class")

@@ -1,7 +1,5 @@
-"""Mask AP of a checkpoint."""
+"""What a checkpoint predicts for a split of the data."""
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +11,7 @@ from s4m_pipeline import console
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.engine.checkpoint import Weights
 from s4m_pipeline.engine.parts import coco_dataset, eval_dataloader
-from s4m_pipeline.evaluation.mask_ap import MaskAP, coco_results
+from s4m_pipeline.evaluation.mask_ap import coco_results
 from s4m_pipeline.models.load import load_network
 
 
@@ -39,8 +37,3 @@ def predict_split(
             for sample in network.test_step(batch):
                 predictions += coco_results(sample.img_id, category_ids, sample.pred_instances)
     return predictions
-
-
-def as_record(result: MaskAP, merged: float) -> dict[str, Any]:
-    """A result as JSON values; `merged` is the rate in percent, NaN where there is none."""
-    return {**dataclasses.asdict(result), "merged_rate": None if math.isnan(merged) else merged}

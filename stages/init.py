@@ -10,7 +10,7 @@ from s4m_pipeline import console
 
 if TYPE_CHECKING:
     from s4m_pipeline.custom.fitting import Device, Fit
-    from s4m_pipeline.custom.sources import Prepared
+    from s4m_pipeline.custom.sources import Prepared, Sources
 
 
 def init(
@@ -47,9 +47,7 @@ def init(
     ] = None,
 ) -> None:
     """Check the data, hold out validation images, and write a config with sizes that fit data and device."""
-    from s4m_pipeline.custom.config_file import config_text
-    from s4m_pipeline.custom.fitting import fit
-    from s4m_pipeline.custom.sources import Sources, prepare
+    from s4m_pipeline.custom.sources import Sources
 
     path = out / f"{name}.py"
     _refuse(name, path)
@@ -64,21 +62,18 @@ def init(
         test=test,
         test_images=test_images,
     )
-    prepared = prepare(
-        sources, out / name, lambda line: console.progress.print(line, markup=False, soft_wrap=True)
-    )
+    _write_experiment(path, sources, gpu_gb)
+
+
+def _write_experiment(path: Path, sources: "Sources", gpu_gb: float | None) -> None:
+    from s4m_pipeline.custom.config_file import config_text
+    from s4m_pipeline.custom.fitting import fit
+    from s4m_pipeline.custom.sources import prepare, write_files
+
+    prepared = prepare(sources, path.with_suffix(""), _say)
     device = _device(gpu_gb)
-    sizes = fit(
-        [
-            (image.width, image.height)
-            for images in (prepared.labeled.images, prepared.unlabeled_images)
-            for image in images
-        ],
-        len(prepared.labeled.images),
-        device,
-    )
-    prepared.write()
-    _write(path, config_text(path, prepared, sizes, device))
+    sizes = fit(prepared.sizes_px, len(prepared.labeled.images), device)
+    write_files({**prepared.new_files, path: config_text(path, prepared, sizes, device)})
     _print_summary(path, prepared, sizes, device)
 
 
@@ -106,42 +101,36 @@ def _device(gpu_gb: float | None) -> "Device":
     return Device(memory_bytes=smallest, bfloat16=torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def _write(path: Path, text: str) -> None:
-    from cache.atomic import write_text
-    from s4m_pipeline.errors import UserError
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}). Name another --out.") from error
-
-
 def _print_summary(path: Path, prepared: "Prepared", sizes: "Fit", device: "Device") -> None:
     if prepared.left_out:
-        console.progress.print(
+        _say(
             f"{prepared.left_out} images of the unlabelled folder are labelled, validation or test images: "
             "left out"
         )
     if device.memory_bytes is None:
-        console.progress.print(
+        _say(
             "No GPU here: the config names the demo's small network and the nano SAM 2, to try everything in "
             "minutes. For real work, `--gpu-gb 24`, say, writes it for a machine with such a GPU: "
             "Mask2Former with ResNet-50, and the large SAM 2.",
             style="yellow",
-            soft_wrap=True,
         )
+    _say(
+        f"{_counts(prepared)} images; for {device}: images of {sizes.long_px} x {sizes.short_px}, crops of "
+        f"{sizes.crop_px} px, {sizes.batch_size} in a step, {sizes.iterations} steps"
+    )
+    _say(f"Next: s4m pretrain-teacher {path}")
+    console.result.print(str(path), markup=False, soft_wrap=True)
+
+
+def _counts(prepared: "Prepared") -> str:
     counts = {
         "labelled": len(prepared.labeled.images),
         "validation": len(prepared.val.images),
         "unlabelled": len(prepared.unlabeled_images),
         **({"test": len(prepared.test.images)} if prepared.test else {}),
     }
-    console.progress.print(
-        f"{', '.join(f'{count} {kind}' for kind, count in counts.items())} images; for {device}: images of "
-        f"{sizes.long_px} x {sizes.short_px}, crops of {sizes.crop_px} px, {sizes.batch_size} in a step, "
-        f"{sizes.iterations} steps",
-        soft_wrap=True,
-    )
-    console.progress.print(f"Next: s4m pretrain-teacher {path}", markup=False, soft_wrap=True)
-    console.result.print(str(path), markup=False, soft_wrap=True)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def _say(line: str, style: str | None = None) -> None:
+    console.progress.print(line, style=style, markup=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """The data sets of a new experiment: checked whole, free of leaks, and split where there is no validation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,20 +48,10 @@ class Prepared:
     """Images of the unlabelled folder that are labelled, validation or test images."""
     new_files: dict[Path, str]
 
-    def write(self) -> None:
-        """Write the new files.
-
-        Raises:
-            UserError: if their folder cannot be written.
-        """
-        for path, content in self.new_files.items():
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_text(path, content)
-            except OSError as error:
-                raise UserError(
-                    f"{path.parent}: cannot be written ({error.strerror}). Name another --out."
-                ) from error
+    @property
+    def sizes_px(self) -> list[tuple[int, int]]:
+        """Width and height of every image that is trained on."""
+        return [(image.width, image.height) for image in (*self.labeled.images, *self.unlabeled_images)]
 
 
 def prepare(sources: Sources, out: Path, progress: Callable[[str], None]) -> Prepared:
@@ -195,3 +185,17 @@ def _refuse_shared(option: str, images: Sequence[CocoImage], known: Sequence[Coc
             f"{option}: {len(names)} images are in another part of the experiment, too: "
             f"{first_names(names)}. Take them out of one."
         )
+
+
+def write_files(contents: Mapping[Path, str]) -> None:
+    """Write new files in this order, with the folders that they are in.
+
+    Raises:
+        UserError: if one cannot be written.
+    """
+    for path, content in contents.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, content)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}). Name another --out.") from error

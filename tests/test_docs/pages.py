@@ -1,0 +1,75 @@
+"""Commands and names in README.md and docs/, and the targets of the Makefile."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from stages.reference import PAGE
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+STAND_IN = ROOT / "configs/demo/demo.py"
+"""Config that `--set` is tried on where a page names one that its reader is to write."""
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+PROGRAMS = ("s4m", "make", "torchrun", "srun", "python")
+
+
+class Line(NamedTuple):
+    """A command in a code block."""
+
+    page: Path
+    words: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.page.name}: {shlex.join(self.words)}"
+
+
+def blocks(page: Path) -> Iterator[str]:
+    """Contents of a page's code blocks that are not in another language than the shell's."""
+    for _, language, content in FENCE.findall(page.read_text()):
+        if language in ("", "bash", "sh", "shell"):
+            yield content
+
+
+def lines(page: Path) -> Iterator[Line]:
+    for block in blocks(page):
+        yield from lines_of(page, block)
+
+
+def lines_of(page: Path, block: str) -> Iterator[Line]:
+    for text in block.replace("\\\n", " ").splitlines():
+        if text.strip().partition(" ")[0].rpartition("/")[2] in PROGRAMS:
+            words = shlex.split(text, comments=True)
+            yield Line(page, without_launcher([words[0].rpartition("/")[2], *words[1:]]))
+
+
+def without_launcher(words: list[str]) -> list[str]:
+    """The command that srun or torchrun starts: from `s4m` or `make` on, or from what follows `-m stages`."""
+    if "-m" in words and words[words.index("-m") + 1] == "stages":
+        return ["s4m", *words[words.index("-m") + 2 :]]
+    begins = [words.index(program) for program in ("s4m", "make") if program in words]
+    return words[min(begins, default=0) :]
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text())
+
+
+def spans(page: Path) -> list[str]:
+    """What stands between backticks in a page's text, on one line; of `a|b` the first."""
+    return [
+        re.sub(r"\|\w+", "", " ".join(text.split()))
+        for text in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose(page))
+    ]
+
+
+LINES = [line for page in PAGES if page != PAGE for line in lines(page)]
+SPANS = [(page, text) for page in PAGES for text in spans(page)]
+
+
+def target_rules() -> dict[str, str]:
+    """Targets of the Makefile, and what they are made of and by."""
+    text = (ROOT / "Makefile").read_text()
+    return dict(re.findall(r"^([a-z-]+):(?!=)(.*(?:\n\t.*)*)", text, re.MULTILINE))

@@ -1,0 +1,7 @@
+"""The page that is made of the commands' own help."""
+
+from stages.reference import PAGE, reference
+
+
+def test_reference__of_all_commands__is_up_to_date():
+    assert PAGE.read_text() == reference(), "docs/cli.md is out of date: make docs"

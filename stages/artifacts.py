@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.atomic import write_text
+from cache.errors import LockedError
+from cache.locks import FileLock
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import FREE_TO_CHANGE
@@ -22,6 +24,7 @@ STUDENT = "student"
 CACHE = "cache"
 WEIGHTS = "weights.safetensors"
 GENERATIONS = "generations.jsonl"
+LOCK = "LOCK"
 
 _PACKAGES = (
     "s4m-pipeline",
@@ -56,10 +59,15 @@ def teacher_weights(experiment: Path) -> Path:
 
 @dataclass
 class RunRecord:
-    """The run.json of a stage; every change is written at once and atomically, by rank 0."""
+    """The run.json of a stage; every change is written at once and atomically, by rank 0.
+
+    Rank 0 locks the folder from `open` to the end of the session, or until it dies (see `is_running`).
+    """
 
     folder: Path
     content: dict[str, Any]
+    lock: FileLock | None
+    """None on the other ranks."""
 
     @classmethod
     def open(
@@ -73,32 +81,28 @@ class RunRecord:
             overwrite: delete the outputs of an earlier run first.
 
         Raises:
-            UserError: if the folder holds a finished run, or an interrupted one of other settings or data.
+            UserError: if the folder holds a finished run, or an interrupted one of other settings or data, or
+                another process works in it.
         """
-        path = folder / "run.json"
-        if overwrite:
-            _delete_outputs(folder)
-        for half_written in folder.glob(".tmp-*"):  # by a run that was killed
-            half_written.unlink()
-        earlier = read_run(folder)
-        if earlier is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            record = cls(
-                folder, {"stage": stage, "config": _plain(config), "data": dict(data), "sessions": []}
-            )
-        else:
-            if earlier["status"] == "finished":
-                raise UserError(
-                    f"{stage} is already finished in {folder} (result: {earlier['result']}).\n"
-                    "Use --overwrite to do it again, or another --work-dir."
-                )
-            _refuse_other(path, changes(earlier, config, data))
-            earlier["config"] = _plain(config)
-            record = cls(folder, earlier)
-        record.content.update(status="running", versions=_versions(), git=_git_state(), result=None)
-        record.content["sessions"].append({"started": _now(), "host": platform.node()})
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+        try:
+            if overwrite:
+                _delete_outputs(folder)
+            for half_written in folder.glob(".tmp-*"):  # by a run that was killed
+                half_written.unlink()
+            content = _content(folder, stage, config, data)
+        except BaseException:
+            lock.release()
+            raise
+        content.update(status="running", versions=_versions(), git=_git_state(), result=None)
+        content["sessions"].append({"started": _now(), "host": platform.node()})
+        record = cls(folder, content, lock)
         record._write()
         return record
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lock": None}
 
     def note(self, **values: Any) -> None:
         """Add to the entry of this session."""
@@ -125,7 +129,11 @@ class RunRecord:
         except BaseException:
             self.close("failed")
             raise
-        self.close("finished", {**result, "seconds": round(time.perf_counter() - began, 1)})
+        else:
+            self.close("finished", {**result, "seconds": round(time.perf_counter() - began, 1)})
+        finally:  # after the last word: who finds the folder free finds how it ended, too
+            if self.lock is not None:
+                self.lock.release()
 
     def close(self, status: str, result: Mapping[str, Any] | None = None) -> None:
         """End this session as "finished", "interrupted" or "failed"."""
@@ -140,6 +148,17 @@ class RunRecord:
             write_text(self.folder / "run.json", json.dumps(self.content, indent=2) + "\n")
 
 
+def is_running(folder: Path) -> bool:
+    """Whether a process, on whatever machine, works on the stage of this folder; a killed one does not."""
+    try:
+        FileLock(folder / LOCK, exclusive=False).release()
+    except LockedError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 def read_run(folder: Path) -> dict[str, Any] | None:
     """The content of a stage's run.json, or None where the stage has not begun."""
     path = folder / "run.json"
@@ -152,6 +171,34 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{path} is damaged: {error}\nDelete it with its folder, or use --overwrite."
         ) from error
+
+
+def _lock(folder: Path) -> FileLock:
+    try:
+        return FileLock(folder / LOCK, exclusive=True)
+    except LockedError:
+        time.sleep(0.2)  # `is_running` holds it for a moment
+    try:
+        return FileLock(folder / LOCK, exclusive=True)
+    except LockedError as error:
+        raise UserError(
+            f"Another process works in this folder: {error}.\nWait for it or stop it; the same command then "
+            "goes on from there. For a second run, give another --work-dir."
+        ) from error
+
+
+def _content(folder: Path, stage: str, config: Mapping[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
+    """That of the run to go on with; of a new one where nothing was saved that could be gone on with."""
+    earlier = read_run(folder)
+    if earlier is None or (earlier["status"] != "finished" and not any(folder.glob("iter_*.pth"))):
+        return {"stage": stage, "config": _plain(config), "data": dict(data), "sessions": []}
+    if earlier["status"] == "finished":
+        raise UserError(
+            f"{stage} is already finished in {folder} (result: {earlier['result']}).\n"
+            "Use --overwrite to do it again, or another --work-dir."
+        )
+    _refuse_other(folder / "run.json", changes(earlier, config, data))
+    return {**earlier, "config": _plain(config)}
 
 
 def _delete_outputs(folder: Path) -> None:

@@ -12,10 +12,11 @@ import typer
 from s4m_pipeline import console
 from s4m_pipeline.options.experiment import load_experiment
 from stages.arguments import Config, Overrides, TrustCheckpoint, WorkDir
-from stages.artifacts import CACHE, STUDENT, experiment_folder, read_run, teacher_weights
+from stages.artifacts import CACHE, STUDENT, experiment_folder, is_running, read_run, teacher_weights
 
 if TYPE_CHECKING:
     from cache.sharding import ShardSpec
+    from s4m_pipeline.refine.follow import State
     from s4m_pipeline.refine.inputs import RefineInputs
 
 
@@ -112,13 +113,22 @@ def _follow(inputs: "RefineInputs", experiment: Path, share: "ShardSpec | None")
     from s4m_pipeline.refine.follow import follow
 
     root, folder = experiment / CACHE, experiment / STUDENT
-
-    def ended() -> bool:
-        return (read_run(folder) or {}).get("status") in ("finished", "failed")
-
     share = share or ShardSpec(1, 1)
-    _until_stopped(lambda stop: follow(inputs, root, folder, share, ended=ended, stop=stop))
+
+    _until_stopped(
+        lambda stop: follow(
+            inputs, root, folder, share, training=lambda: state_of_training(folder), stop=stop
+        )
+    )
     return root
+
+
+def state_of_training(folder: Path) -> "State":
+    """What the training in a folder does at this moment, on whatever machine."""
+    running = is_running(folder)  # asked first: who let go of the folder has said how it ended
+    if (read_run(folder) or {}).get("status") in ("finished", "failed"):
+        return "ended"
+    return "running" if running else "absent"
 
 
 def _until_stopped(work: Callable[[Callable[[], bool]], bool]) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from safetensors import safe_open
 
@@ -26,6 +27,12 @@ from s4m_pipeline.refine.session import begin_generation, label_shard_of, publis
 
 TEACHERS = "teachers"
 POLL_S = 1.0
+State = Literal["running", "absent", "ended"]
+"""Of a training: worked on by a process; stopped, killed or not begun; or at its end."""
+ABSENT = (
+    "No training runs in {folder}: it was stopped or killed, or has not begun. Waiting for it. Begin it, or "
+    "go on with it, with: s4m train-student CONFIG (same --work-dir and --set)"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def follow(
     checkpoints: Path,
     shard: ShardSpec,
     *,
-    ended: Callable[[], bool],
+    training: Callable[[], State],
     stop: Callable[[], bool],
 ) -> bool:
     """Label with the newest checkpoint, again and again, until training has ended and its last one is done.
@@ -55,7 +62,7 @@ def follow(
         checkpoints: the training's folder, with files `iter_N.pth`; those before the end of the burn-in are
             passed over.
         shard: this process's share of each generation; the others' processes follow, too.
-        ended: whether training has ended.
+        training: what it does at this moment; while it is absent, it is waited for, and the user is told so.
         stop: whether to end after the batch at hand.
 
     Returns:
@@ -66,12 +73,16 @@ def follow(
     """
     student = require_followable(inputs)
     console.progress.print(f"Following {checkpoints}", markup=False, soft_wrap=True)
+    told = False
     while not stop():
-        over = ended()  # asked first: what is written before the end is then seen
+        state = training()  # asked first: what is written before the end is then seen
         teacher = _next_teacher(root, checkpoints, max(student.burn_in, 1), inputs.labelled.class_names)
         if teacher is None:
-            if over:
+            if state == "ended":
                 return True
+            if state == "absent" and not told:
+                console.progress.print(ABSENT.format(folder=checkpoints), markup=False, soft_wrap=True)
+            told = state == "absent"
             time.sleep(POLL_S)
         elif not _make_generation(inputs, root, teacher, shard, stop):
             return False

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from s4m_pipeline.engine.checkpoint import read_weights
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.refine import follow as following
-from s4m_pipeline.refine.follow import TEACHERS, follow
+from s4m_pipeline.refine.follow import TEACHERS, State, follow
 from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
 from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
 from test_refine.conftest import assert_same_labels, labels_of, write_untrained_teacher
@@ -31,6 +31,14 @@ ALL = ShardSpec(1, 1)
 
 def never() -> bool:
     return False
+
+
+def running() -> State:
+    return "running"
+
+
+def ended() -> State:
+    return "ended"
 
 
 @pytest.fixture
@@ -106,17 +114,30 @@ def test_follow__checkpoint_deleted_while_its_labels_are_made__goes_on_with_the_
     save_checkpoint(experiment, work_dir, 4)
     root, folder = work_dir / "cache", work_dir / "student"
     answers = iter([False] * 4)
-    assert not follow(inputs, root, folder, ALL, ended=never, stop=lambda: next(answers, True))
+    assert not follow(inputs, root, folder, ALL, training=running, stop=lambda: next(answers, True))
     assert 0 < Generation(root, 2).stored_ids().size < 6
     (folder / "iter_4.pth").unlink()
-    assert follow(inputs, root, folder, ALL, ended=lambda: True, stop=never)
+    assert follow(inputs, root, folder, ALL, training=ended, stop=never)
     assert current_number(root) == 2
 
 
 def test_follow__training_ended_and_nothing_new__ends_at_once(experiment, inputs, work_dir):
     save_checkpoint(experiment, work_dir, 2)
-    assert follow(inputs, work_dir / "cache", work_dir / "student", ALL, ended=lambda: True, stop=never)
+    assert follow(inputs, work_dir / "cache", work_dir / "student", ALL, training=ended, stop=never)
     assert current_number(work_dir / "cache") == 1
+
+
+def test_follow__training_that_is_gone__is_missed_once_each_time(
+    experiment, inputs, work_dir, monkeypatch, capsys
+):
+    monkeypatch.setattr(following, "POLL_S", 0.0)
+    states: Iterator[State] = iter(["absent", "absent", "running", "running", "absent", "absent", "ended"])
+    assert follow(
+        inputs, work_dir / "cache", work_dir / "student", ALL, training=lambda: next(states), stop=never
+    )
+    said = capsys.readouterr().err
+    assert said.count(f"No training runs in {work_dir / 'student'}") == 2
+    assert "s4m train-student CONFIG (same --work-dir and --set)" in said
 
 
 def test_follow__checkpoint_gone_before_it_was_read__takes_the_next(
@@ -126,9 +147,14 @@ def test_follow__checkpoint_gone_before_it_was_read__takes_the_next(
     gone = iter([work_dir / "student/iter_5.pth"])
     latest = following.latest_checkpoint
     monkeypatch.setattr(following, "latest_checkpoint", lambda folder: next(gone, latest(folder)))
-    over = iter([False])
+    states = iter([running()])
     assert follow(
-        inputs, work_dir / "cache", work_dir / "student", ALL, ended=lambda: next(over, True), stop=never
+        inputs,
+        work_dir / "cache",
+        work_dir / "student",
+        ALL,
+        training=lambda: next(states, "ended"),
+        stop=never,
     )
     assert len(labels_of(work_dir / "cache", 2)) == 6
 
@@ -142,10 +168,10 @@ def test_follow__rejected_generation__is_left_behind_for_the_next_checkpoint(
     words = iter(["rejected", "taken"])
     monkeypatch.setattr("s4m_pipeline.refine.gate.judge", lambda *_: next(words))
     save_checkpoint(experiment, work_dir, 4)
-    assert follow(inputs, root, folder, ALL, ended=lambda: True, stop=never)
+    assert follow(inputs, root, folder, ALL, training=ended, stop=never)
     assert current_number(root) == 1
     save_checkpoint(experiment, work_dir, 6)
-    assert follow(inputs, root, folder, ALL, ended=lambda: True, stop=never)
+    assert follow(inputs, root, folder, ALL, training=ended, stop=never)
     assert current_number(root) == 3
 
 
@@ -162,4 +188,4 @@ def test_follow__training_that_takes_no_labels_from_elsewhere__is_refused(
     options, parts = load_experiment(student_config, [*SETTINGS, override])
     inputs = load_inputs(options, parts, experiment / "weights.safetensors")
     with pytest.raises(UserError, match=message):
-        follow(inputs, tmp_path, tmp_path, ALL, ended=never, stop=never)
+        follow(inputs, tmp_path, tmp_path, ALL, training=running, stop=never)

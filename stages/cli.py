@@ -19,6 +19,7 @@ from typer.main import get_command, get_group
 from cache.errors import CacheError
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.explain import explain
 
 
 class Command(NamedTuple):
@@ -111,7 +112,10 @@ def main() -> None:
     except (UserError, CacheError) as error:
         console.error.print(str(error), markup=False)
         sys.exit(1)
-    except Exception:
-        traceback.print_exc(limit=-6)
-        console.error.print("This is a bug in s4m. Please report it with the command and the lines above.")
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            traceback.print_exc(limit=-6)
+            message = "This is a bug in s4m. Please report it with the command and the lines above."
+        console.error.print(message, markup=False)
         sys.exit(1)

@@ -27,6 +27,9 @@ def user_error(): raise UserError("no such file: [a]/b.json")
 def cache_error(): raise CacheError("part 3 is torn")
 
 @app.command()
+def full(): raise OSError(28, "No space left on device", "/w/metrics.jsonl")
+
+@app.command()
 def bug(): raise ZeroDivisionError("who divides?")
 
 @app.command()
@@ -131,6 +134,14 @@ def test_function__as_a_command__is_called_with_typed_arguments(s4m):
 def test_command__that_fails_knowingly__gives_its_message_without_traceback(s4m, command, code, message):
     done = s4m("endings", command)
     assert (done.returncode, done.stderr.strip()) == (code, message)
+
+
+def test_command__that_the_disk_refuses__explains_it_without_traceback(s4m):
+    done = s4m("endings", "full")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Cannot use /w/metrics.jsonl: No space left on device")
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
 
 
 def test_command__with_a_bug__keeps_the_end_of_the_traceback_and_says_so(s4m):

@@ -60,6 +60,8 @@ def test_atomic_backend__full_disk_is_a_user_error_with_both_sizes(
     monkeypatch.setattr("s4m_pipeline.engine.checkpoint.write_bytes", refuse)
     with pytest.raises(UserError, match=r"iter_1\.pth.*No space left.* 3 bytes needed, [\d,]+ free"):
         AtomicBackend().put(b"new", tmp_path / "iter_1.pth")
+    with pytest.raises(UserError, match=r"w\.safetensors.*No space left.* [\d,]+ bytes needed, [\d,]+ free"):
+        write_weights(tmp_path / "w.safetensors", model().state_dict(), ("a", "b"))
 
 
 def test_load_checkpoint__code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -62,6 +62,16 @@ def test_dataset__crowd_is_not_learnt_and_images_without_objects_stay(
     assert counts == [1, 0, 2, 2, 2, 2]
 
 
+def test_dataset__image_of_another_size_than_its_annotations_is_an_error_naming_both(
+    build: Any, document: dict[str, Any], tiny_coco: Any
+) -> None:
+    document["images"][0]["width"] = 80
+    with pytest.raises(
+        UserError, match=r"1\.png: is 64 x 64 pixels upright, listed as 80 x 64(.|\n)*data check"
+    ):
+        build({**document, "annotations": document["annotations"][2:]})[0]
+
+
 def test_dataset__unreadable_image_names_the_file(build: Any, document: dict[str, Any]) -> None:
     document["images"][0]["file_name"] = "absent.png"
     with pytest.raises(UserError, match=r"absent\.png"):

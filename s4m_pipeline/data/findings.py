@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Literal
 
+from s4m_pipeline.data.limits import RAISE_LIMIT
 from s4m_pipeline.errors import UserError
 
 Severity = Literal["error", "warning", "note"]
@@ -33,7 +34,7 @@ class Problem(Enum):
         "file names that are not relative, or lead outside the image folder (`..`, links)",
     )
     IMAGE_NONE = ("error", "no image is left in the file")
-    SIZE_OVER_LIMIT = ("error", "images larger than the pixel limit (`--max-pixels` raises it)")
+    SIZE_OVER_LIMIT = ("error", f"images larger than the pixel limit ({RAISE_LIMIT})")
     FILE_MISSING = ("error", "image files not found (is this the right image folder? `--images` names it)")
     FILE_EMPTY = ("error", "image files of zero bytes")
     FILE_UNREADABLE = ("error", "image files that cannot be decoded: truncated, corrupt or of another format")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from s4m_pipeline.data.findings import Problem
-from s4m_pipeline.data.limits import MAX_PIXELS
+from s4m_pipeline.data.limits import MAX_PIXELS, RAISE_LIMIT
 from s4m_pipeline.errors import UserError
 
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -112,7 +112,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     with image:
         if image.width * image.height > max_pixels:
             size = f"{image.width} x {image.height} pixels, more than the limit of {max_pixels}"
-            raise ImageError(path, Problem.SIZE_OVER_LIMIT, f"{size}; `--max-pixels` raises it")
+            raise ImageError(path, Problem.SIZE_OVER_LIMIT, f"{size}; {RAISE_LIMIT}")
         yield image
 
 

@@ -38,15 +38,7 @@ class AtomicBackend(LocalBackend):
         Raises:
             UserError: with the size needed and the space free, if the file system refuses.
         """
-        path = Path(filepath)
-        try:
-            write_bytes(path, obj)
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be written: {error.strerror}; {len(obj):,} bytes needed, "
-                f"{shutil.disk_usage(path.parent).free:,} free.\n"
-                "Earlier checkpoints are intact: make room and repeat the command."
-            ) from error
+        _write(Path(filepath), obj)
 
 
 @dataclass(frozen=True)
@@ -112,10 +104,14 @@ def read_weights(path: Path, *, trust: bool = False) -> Weights:
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], classes: tuple[str, ...], **about: str) -> None:
-    """Write a .safetensors file atomically, with the class names and further texts in its header."""
+    """Write a .safetensors file atomically, with the class names and further texts in its header.
+
+    Raises:
+        UserError: as `AtomicBackend.put`.
+    """
     metadata = {"classes": json.dumps(classes), **about}
     # Not through save_file, which makes files that nobody else may read.
-    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+    _write(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def require_classes(weights: Weights, classes: tuple[str, ...], source: str) -> None:
@@ -188,6 +184,17 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def step_of(checkpoint: Path) -> int:
     """Steps done when `iter_N.pth` was written."""
     return int(checkpoint.stem.removeprefix("iter_"))
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}; {len(content):,} bytes needed, "
+            f"{shutil.disk_usage(path.parent).free:,} free.\n"
+            "Earlier checkpoints are intact: make room and repeat the command."
+        ) from error
 
 
 def _require(path: Path) -> None:

@@ -8,7 +8,8 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS, TRANSFORMS
 
 from s4m_pipeline.data.coco import load_coco
-from s4m_pipeline.data.images import read_rgb
+from s4m_pipeline.data.findings import Problem
+from s4m_pipeline.data.images import ImageError, read_rgb
 
 
 @DATASETS.register_module()
@@ -81,8 +82,13 @@ class LoadRGB(BaseTransform):
         """Add `img` (H, W, 3) uint8 and its sizes.
 
         Raises:
-            UserError: naming the file, if it cannot be read.
+            ImageError: naming the file, if it cannot be read, or not in the size of its annotations.
         """
-        image, _ = read_rgb(Path(results["img_path"]))
+        path = Path(results["img_path"])
+        image, _ = read_rgb(path)
+        given = results.get("height", image.shape[0]), results.get("width", image.shape[1])
+        if image.shape[:2] != given:
+            sizes = f"{image.shape[1]} x {image.shape[0]} pixels upright, listed as {given[1]} x {given[0]}"
+            raise ImageError(path, Problem.SIZE_DIFFERS, f"is {sizes}: its annotations do not fit")
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results

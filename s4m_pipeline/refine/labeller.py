@@ -108,6 +108,11 @@ class Labeller:
         """Whether the teacher is on a GPU."""
         return next(self.teacher.parameters()).is_cuda
 
+    @property
+    def max_instances(self) -> int:
+        """Labels that an image can have: the teacher's queries."""
+        return int(self.teacher.panoptic_head.num_queries)
+
     def label(self, photos: Sequence[Photo]) -> list[Labelled]:
         """Label up to `batch_size` photos whose inputs have one padded size.
 

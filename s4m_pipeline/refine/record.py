@@ -34,6 +34,8 @@ class ShardRecord:
     """Best object class confidence of every query, kept or not, in equal bins from 0 to 1."""
     unreadable: dict[str, list[str]] = field(default_factory=dict)
     """File name and reason by image id."""
+    full: int = 0
+    """Images with as many labels as there can be (see `Labeller.max_instances`): some may be missing."""
     quality: Mapping[str, Any] | None = None
     """What `LabelMeter` counted; None without ground truth."""
 
@@ -70,6 +72,7 @@ class ShardRecord:
             stage_seconds={name: round(seconds, 3) for name, seconds in stages.items()},
             score_histogram=[sum(counts) for counts in zip(*histograms, strict=True)],
             unreadable=unreadable,
+            full=sum(record.full for record in records),
             quality=functools.reduce(sum_counts, (record.quality for record in records), None),
         )
 
@@ -78,6 +81,7 @@ class ShardRecord:
         return {
             "images a second and process": round(self.images / self.seconds, 3) if self.seconds else None,
             "unreadable images": len(self.unreadable),
+            "images with a label for every query": self.full,
             **{f"seconds: {name}": seconds for name, seconds in self.stage_seconds.items()},
         }
 
@@ -101,12 +105,13 @@ class Recorder:
         self._meter = None if truth is None else LabelMeter(truth)
         self._before = ShardRecord.read(writer.generation, writer.shard)
         self._began = time.perf_counter()
-        self._images = 0
+        self._images = self._full = 0
         writer.on_commit = self.save
 
     def append(self, labels: ImageLabels) -> None:
         """Take the labels of one image, as `ShardWriter.append`."""
         self._images += 1
+        self._full += len(labels.instances) >= self._labeller.max_instances
         if self._meter is not None:
             self._meter.add(labels)
         self._writer.append(labels)
@@ -120,6 +125,7 @@ class Recorder:
             stage_seconds={name: round(seconds, 3) for name, seconds in stages.items()},
             score_histogram=self._labeller.score_histogram.tolist(),
             unreadable={str(image.image_id): [image.file_name, image.reason] for image in self.unreadable},
+            full=self._full,
             quality=None if self._meter is None else self._meter.counts(),
         )
 

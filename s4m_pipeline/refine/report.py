@@ -23,6 +23,12 @@ def print_session(session: ShardRecord) -> None:
         console.progress.print(
             f"{len(session.unreadable)} unreadable images have no labels:\n{names}", markup=False
         )
+    if session.full:
+        console.progress.print(
+            f"{session.full} images have as many labels as the teacher has queries, and may hold more "
+            "objects: a network with a larger model.panoptic_head.num_queries finds more.",
+            soft_wrap=True,
+        )
 
 
 def print_publication(generation: Generation, publication: Mapping[str, Any]) -> None:

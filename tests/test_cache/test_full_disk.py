@@ -1,11 +1,16 @@
+import errno
+import os
 import resource
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cache.errors import CacheError
+from cache import parts, writer
+from cache.errors import CacheError, DamagedError
 from cache.generations import begin, current
+from cache.reader import CacheReader
 from cache.records import ImageLabels, Instances
 from cache.sharding import ShardSpec
 from cache.writer import ShardWriter
@@ -74,6 +79,41 @@ def test_commit__file_size_limit_is_refused_likewise(tmp_path):
 
     assert "File too large" in str(error)
     check_refusal(tmp_path, generation, image_id, error)
+
+
+@pytest.mark.parametrize(
+    "code", [errno.EROFS, errno.ESTALE, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get
+)
+def test_commit__mount_or_quota_fault_is_refused_likewise(tmp_path, monkeypatch, code):
+    make_published(tmp_path)
+
+    def write_one_part(path, images):
+        if path.name.endswith("2"):
+            raise OSError(code, os.strerror(code), str(path))
+        parts.write_part(path, images)
+
+    monkeypatch.setattr(writer, "write_part", write_one_part)
+    generation, image_id, error = write_until_full(tmp_path)
+
+    assert os.strerror(code) in str(error)
+    assert image_id == 1
+    check_refusal(tmp_path, generation, image_id, error)
+
+
+@pytest.mark.parametrize("name", ["generation.json", "CURRENT.json", "MANIFEST.json"])
+def test_read__mount_fault_is_no_damage_and_says_what_to_mend(tmp_path, monkeypatch, name):
+    make_published(tmp_path)
+    read_bytes = Path.read_bytes
+
+    def fail(path):
+        if path.name == name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(CacheError, match=r"cannot read .*Stale file handle.*Mend the mount") as refused:
+        CacheReader.current(tmp_path)
+    assert not isinstance(refused.value, DamagedError)  # `s4m cache repair` would delete sound labels
 
 
 def test_begin__full_disk_is_refused_and_leaves_nothing(small_disk):

@@ -159,6 +159,16 @@ def test_generation__newer_format_is_refused(tmp_path):
         Generation(tmp_path, 1).image_ids  # noqa: B018
 
 
+def test_part__newer_format_is_refused_and_not_taken_for_damage(tmp_path):
+    path = make_published(tmp_path).part_paths()[0] / "MANIFEST.json"
+    body = sealed.read(path)
+    sealed.write(path, body | {"version": 2})
+
+    with pytest.raises(CacheError, match="part-0001-000001: written by a newer version") as refused:
+        CacheReader.current(tmp_path)
+    assert not isinstance(refused.value, DamagedError)
+
+
 @pytest.mark.parametrize("name", ["generation.json", "image_ids.npy", "PUBLISHED.json", "../CURRENT.json"])
 def test_generation__any_flipped_bit_of_its_files_is_found(tmp_path, name):
     generation = make_published(tmp_path)

@@ -64,6 +64,14 @@ def test_writer__images_without_instances_alone_make_a_part(generation):
     assert labels.dense().shape == (0, 40, 56)
 
 
+def test_writer__thousands_of_instances_in_an_image_come_back(generation):
+    with ShardWriter(generation, WHOLE) as writer:
+        writer.append(make_labels(7, count=3000))
+
+    with CacheReader(generation) as reader:
+        assert_same_labels(reader.read(7, raw=True), make_labels(7, count=3000))
+
+
 @pytest.mark.parametrize("image_id", [3, 99], ids=["stored", "foreign"])
 def test_append__image_not_pending_is_refused(generation, image_id):
     with ShardWriter(generation, WHOLE) as writer:

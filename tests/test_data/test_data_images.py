@@ -1,7 +1,11 @@
 """Image files of every kind, sound and damaged."""
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +13,10 @@ from PIL import Image, TiffImagePlugin
 
 from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.data.images import ImageError, read_header, read_rgb
+from s4m_pipeline.data.limits import max_pixels
+from s4m_pipeline.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
 
 RED_TOP = np.zeros((16, 24, 3), np.uint8)
 RED_TOP[:8, :, 0] = 200
@@ -138,6 +146,28 @@ def test_read_rgb__decompression_bomb_is_refused_from_its_header(tmp_path):
         read_rgb(tmp_path / "bomb.png")
     assert read_header(tmp_path / "bomb.png", max_pixels=10**10).width == 100_000
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_max_pixels__of_the_environment__is_taken_or_refused():
+    assert max_pixels({}) == 100_000_000
+    assert max_pixels({"S4M_MAX_PIXELS": "5"}) == 5
+    for faulty in ("", "0", "-5", "1e9", "many"):
+        with pytest.raises(UserError, match=f"S4M_MAX_PIXELS={faulty} in the environment: expected"):
+            max_pixels({"S4M_MAX_PIXELS": faulty})
+
+
+def test_read_rgb__limit_of_the_environment__reaches_every_reader(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
+    code = "import sys, pathlib, s4m_pipeline.data.images as i; i.read_rgb(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "small.png"],
+        env={**os.environ, "S4M_MAX_PIXELS": "599"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert "30 x 20 pixels, more than the limit of 599" in done.stderr
+    assert "S4M_MAX_PIXELS in the environment" in done.stderr
 
 
 def test_read_rgb__damaged_exif_counts_as_upright(tmp_path):

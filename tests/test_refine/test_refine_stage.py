@@ -18,6 +18,7 @@ from cache.reader import CacheReader
 from cache.sharding import ShardSpec
 from cache.writer import ShardWriter
 from s4m_pipeline.data.coco import load_coco
+from s4m_pipeline.engine.checkpoint import write_weights
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
 from s4m_pipeline.refine import build, labeller
@@ -26,6 +27,7 @@ from s4m_pipeline.refine.measuring import quality_of_shard
 from s4m_pipeline.refine.record import ShardRecord
 from s4m_pipeline.registry import register_all
 from s4m_pipeline.sam import BatchedSam
+from stages.refine import _until_stopped
 from test_refine.conftest import NUM_UNLABELED, ODD_SIZES, assert_same_labels, labels_of
 
 ONE_BY_ONE = ("refine.prompt=none", "refine.batch_size=1")
@@ -133,6 +135,40 @@ def test_refine__terminated__stores_the_batch_at_hand_and_goes_on_later(refine, 
     assert_same_labels(tmp_path / "run/cache", tmp_path / "quiet/cache")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_until_stopped__work_that_a_signal_ended__exits_with_its_code(number, code, capsys):
+    def work(stop):
+        assert not stop()
+        os.kill(os.getpid(), number)
+        return not stop()
+
+    with pytest.raises(SystemExit) as end:
+        _until_stopped(work)
+    assert end.value.code == code
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_refine__teacher_of_other_classes__is_refused_with_both_lists(refine, experiment, tmp_path):
+    classes = load_coco(experiment / "data/val.json", experiment / "data/val").class_names
+    write_weights(tmp_path / "other.safetensors", {}, ("cat", "dog"))
+    with pytest.raises(UserError, match=rf"\(2\): cat, dog\n.*\({len(classes)}\): {', '.join(classes)}"):
+        refine("run", teacher=tmp_path / "other.safetensors")
+    assert not (tmp_path / "run").exists()
+
+
+def test_refine__images_with_a_label_for_every_query__are_counted_and_said(
+    refine, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(Labeller, "max_instances", 2)  # the untrained teacher is not sure of all its queries
+    refine("run", "refine.prompt=none")
+    stored = [len(columns["label"]) for columns in labels_of(tmp_path / "run/cache").values()]
+    full = sum(count >= 2 for count in stored)
+    assert full > 0
+    assert f"{full} images have as many labels as the teacher has queries" in capsys.readouterr().err
+    statistics = Generation(tmp_path / "run/cache", 1).published()["statistics"]
+    assert statistics["images with a label for every query"] == full
+
+
 def test_refine__disk_full__says_what_is_needed_and_keeps_what_is_stored(refine, tmp_path, monkeypatch):
     write_part = writer.write_part
 
@@ -156,7 +192,7 @@ def test_refine__second_writer_of_a_shard__is_refused_by_name_of_the_first(refin
         refine("run", "refine.prompt=none", shard="2/2")
 
 
-def test_refine__killed_between_parts__counts_what_was_stored(refine, tmp_path, monkeypatch):
+def test_refine__killed_between_parts__counts_what_was_stored(refine, tmp_path, monkeypatch, capsys):
     label = Labeller.label_and_fetch
     calls = iter([False, False, True])
 
@@ -175,7 +211,10 @@ def test_refine__killed_between_parts__counts_what_was_stored(refine, tmp_path, 
     assert (record.images, record.quality["images"]) == (stored, stored)
     assert record.seconds > 0
     monkeypatch.setattr(Labeller, "label_and_fetch", label)
+    (generation.path / "parts/.tmp-part-0001-000009-1-abc").mkdir()  # a part that it was writing
     refine("run", *settings)
+    assert f": {stored} done, {NUM_UNLABELED - stored} to do, 1 part(s) discarded" in capsys.readouterr().err
+    assert generation.leftovers() == []
     refine("quiet", *settings)
     published, quiet = (Generation(tmp_path / name / "cache", 1).published() for name in ("run", "quiet"))
     assert published["quality"] == quiet["quality"]

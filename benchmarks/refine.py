@@ -181,7 +181,6 @@ def label_publicly(
         "points",
         kept.mask_logits,
         kept.frame,
-        num_points=recipe.points,
         uniforms=draw_uniforms(0, 1, photo.image_id, len(kept), recipe.points),
         sam_logits_size=size,
     )

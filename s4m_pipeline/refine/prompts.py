@@ -20,7 +20,6 @@ def make_prompts(
     mask_logits: Tensor,
     frame: MaskFrame,
     *,
-    num_points: int,
     uniforms: Tensor,
     sam_logits_size: tuple[int, int],
 ) -> Prompts:
@@ -33,8 +32,7 @@ def make_prompts(
             `box` the binary mask's box; `mask` the logits themselves.
         mask_logits: (N, h, w) float; each has at least one positive cell.
         frame: how the grid of h x w cells lies on the image.
-        num_points: K.
-        uniforms: (N, K) float in [0, 1), from `draw_uniforms`.
+        uniforms: (N, K) float in [0, 1), from `draw_uniforms`; only `points` and `points_softmax` use them.
         sam_logits_size: the size that SAM takes mask prompts in.
     """
     width = mask_logits.shape[2]

@@ -47,7 +47,6 @@ def refine_masks(
             kind,
             labels.mask_logits,
             labels.frame,
-            num_points=num_points,
             uniforms=draw_uniforms(seed, generation, image_id, len(labels), num_points),
             sam_logits_size=(4 * height, 4 * width),
         )

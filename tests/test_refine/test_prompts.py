@@ -15,9 +15,7 @@ FRAME = MaskFrame((64, 128), (64, 128))
 
 def prompts_for(kind, mask_logits, frame=FRAME, num_points=3, seed=0):
     uniforms = draw_uniforms(seed, 0, 17, len(mask_logits), num_points)
-    return make_prompts(
-        kind, mask_logits, frame, num_points=num_points, uniforms=uniforms, sam_logits_size=(48, 48)
-    )
+    return make_prompts(kind, mask_logits, frame, uniforms=uniforms, sam_logits_size=(48, 48))
 
 
 def test_draw_cells__frequencies_follow_the_weights():

@@ -56,7 +56,7 @@ def pseudo_label_quality(
 
 
 def match_iou(ious: NDArray[np.float64]) -> list[float]:
-    """IoUs of the matches above one half, greedy by row (falling score); each column is matched once."""
+    """IoUs of the matches above one half in (N, M), greedy by row (falling score); a column matches once."""
     free = ious.copy()
     matched = []
     for row in range(len(free)):
@@ -77,7 +77,7 @@ def same_class_iou(predicted: LabelledMasks, truth: LabelledMasks) -> NDArray[np
 def packed_iou(
     labels: NDArray[np.integer], masks: Masks, truth_labels: NDArray[np.integer], truth: Masks
 ) -> NDArray[np.float64]:
-    """The same for masks as the cache keeps them: only what two boxes share is looked at."""
+    """As `same_class_iou`, of packed masks and labels (N,), (M,): only what two boxes share is looked at."""
     top, bottom = masks.boxes[:, None, :2], masks.boxes[:, None, 2:]
     share_pixels = (
         np.minimum(bottom, truth.boxes[None, :, 2:]) > np.maximum(top, truth.boxes[None, :, :2])

@@ -134,7 +134,7 @@ def _enclosed_px(outline: NDArray[np.int32]) -> float:
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Uncompressed COCO run lengths: by columns, background first."""
+    """Uncompressed COCO run lengths of a mask (H, W): by columns, background first."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff([0, *changes, mask.size]).tolist()

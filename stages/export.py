@@ -133,6 +133,7 @@ def labels(
             if out.suffix != ".json":
                 raise UserError(f"{out}: expected a file name that ends in .json (--format yolo: a folder).")
             count = export_coco(reader, out, names)
+            _warn_of_category_zero(reader)
         else:
             from s4m_pipeline.export.yolo import export_yolo
 
@@ -180,6 +181,17 @@ def _file_names(reader: "CacheReader", folder: Path, images: Path | None) -> dic
             soft_wrap=True,
         )
     return recorded
+
+
+def _warn_of_category_zero(reader: "CacheReader") -> None:
+    spec = reader.generation.spec
+    if 0 in spec.category_ids:
+        console.progress.print(
+            f"The category {spec.classes[spec.category_ids.index(0)]} has the id 0, which CVAT takes for no "
+            "class. Number the data set's categories from 1 if the file is for CVAT.",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _refuse_existing(path: Path) -> None:

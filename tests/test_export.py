@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from mmengine.hooks import EMAHook
 from PIL import Image
 from pycocotools.coco import COCO
@@ -26,7 +27,7 @@ from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.engine.checkpoint import read_weights, write_weights
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.export.mmdet_config import mmdet_config
-from s4m_pipeline.export.yolo import polygon
+from s4m_pipeline.export.yolo import label_file, polygon
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.predict.predictor import Predictor
 from stages.export import labels, mmdet, weights
@@ -241,7 +242,12 @@ def test_labels__yolo_outlines_filled_again_give_the_masks(experiment: Path, tmp
 
     assert (out / "labels/2.txt").read_text() == ""
     assert len(list((out / "labels").iterdir())) == 6
-    assert '  0: "bright"\n  1: "dark"\n' in (out / "data.yaml").read_text()
+    assert yaml.safe_load((out / "data.yaml").read_text()) == {
+        "train": "images.txt",  # no `path`: Ultralytics takes a relative one from where it was called
+        "val": "images.txt",
+        "names": {0: "bright", 1: "dark"},
+    }
+    assert (out / "images.txt").read_text().split() == [f"./images/{number}.png" for number in range(1, 7)]
     rng = np.random.default_rng(0)
     for image_id in (1, 3, 4, 5, 6):
         expected = [blobs(rng, 64, 64) for _ in range(3)][1:]
@@ -252,6 +258,44 @@ def test_labels__yolo_outlines_filled_again_give_the_masks(experiment: Path, tmp
             assert corners.min() >= 0 and corners.max() <= 1
             filled = fill((corners * 64).astype(np.int32), mask.shape)  # as ultralytics does
             assert (filled & mask).sum() > 0.9 * (filled | mask).sum()
+
+
+@pytest.mark.parametrize(
+    "image, expected",
+    [
+        ("1.png", "labels/1.txt"),
+        ("a.b/c.d.png", "labels/a.b/c.d.txt"),
+        ("images/1.png", "images/labels/1.txt"),
+        ("images/x/images/y/1.png", "images/images/x/labels/y/1.txt"),
+        ("myimages/images.png", "labels/myimages/images.txt"),
+    ],
+)
+def test_label_file__is_where_ultralytics_looks(image: str, expected: str) -> None:
+    """Its rule: the last `/images/` of the image's path becomes `/labels/`, the ending `.txt`."""
+    assert label_file(image) == expected
+    rule = "/labels/".join(f"/data/images/{image}".rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
+    assert f"/data/{label_file(image)}" == rule
+
+
+@pytest.mark.parametrize("category_ids", [[0, 5], [1, 5]])
+def test_labels__category_zero_is_warned_of(
+    category_ids: list[int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    names = ['traffic: "light"', "n\u0153ud \U0001f600"]
+    spec = GenerationSpec(
+        image_ids=[1], classes=names, category_ids=category_ids, num_shards=1, fingerprint={}
+    )
+    generation = begin(tmp_path / "cache", spec)
+    instances = Instances.create(masks=np.ones((1, 4, 4), bool), labels=[0], scores=[0.9])
+    with ShardWriter(generation, ShardSpec(1, 1)) as writer:
+        writer.append(ImageLabels(image_id=1, height=4, width=4, instances=instances))
+    publish(generation)
+    labels(tmp_path / "cache", tmp_path / "out.json")
+    error = " ".join(capsys.readouterr().err.split())
+    assert ("takes for no class" in error) == (0 in category_ids)
+    labels(tmp_path / "cache", tmp_path / "yolo", "yolo")
+    data = yaml.safe_load((tmp_path / "yolo/data.yaml").read_text(encoding="utf-8"))
+    assert data["names"] == dict(enumerate(names))
 
 
 def fill(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -316,7 +360,7 @@ def test_labels__names_are_taken_from_a_json_or_a_folder(
         (["../a.png"] + [f"{number}.png" for number in range(2, 7)], r"not below the image folder: \.\./a"),
         (["/a.png"] + [f"{number}.png" for number in range(2, 7)], "not below the image folder: /a"),
         (["1.png", "2.png"], "no file names for images 3, 4, 5, 6"),
-        (["1.png", "1.jpg", "3.png", "4.png", "5.png", "6.png"], r"would share the file of labels 1\.txt"),
+        (["1.png", "1.jpg", "3.png", "4.png", "5.png", "6.png"], r"would share the file of labels labels/1\.txt"),
     ],
     ids=["above", "absolute", "too few", "one stem"],
 )

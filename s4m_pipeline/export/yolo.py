@@ -14,18 +14,25 @@ from cache.reader import CacheReader
 from s4m_pipeline.errors import UserError
 
 DATA = "data.yaml"
+IMAGES = "images"
+LIST = "images.txt"
 LABELS = "labels"
 
 
 def export_yolo(reader: CacheReader, folder: Path, file_names: Mapping[int, str] | None = None) -> int:
-    """Write `labels/<image>.txt` for every image of a generation, and data.yaml last; returns the objects.
+    """Write `labels/<image>.txt` for every image of a generation, images.txt, and data.yaml last.
 
-    An image without objects has an empty file. Masks without pixels are left out.
+    An image without objects has an empty file. Masks without pixels are left out. images.txt lists the images
+    as they are to be found in `images`: given that folder, Ultralytics would take images without labels for
+    background, and look for labels beside a linked folder's target.
 
     Args:
         reader: the generation.
         folder: where to; made if need be.
         file_names: file below the image folder, by image id; other images as in `export_coco`.
+
+    Returns:
+        The number of objects.
 
     Raises:
         UserError: if two images would share a file of labels.
@@ -46,10 +53,12 @@ def export_yolo(reader: CacheReader, folder: Path, file_names: Mapping[int, str]
             )
             if crop.any()
         ]
-        path = folder / LABELS / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="ascii")
         count += len(lines)
+    lines = [f"./{IMAGES}/{name}\n" for name in names.values()]
+    (folder / LIST).write_text("".join(lines), encoding="utf-8")
     (folder / DATA).write_text(_data_yaml(reader.generation.spec.classes), encoding="utf-8")
     return count
 
@@ -83,7 +92,7 @@ def _line(class_index: int, corners: NDArray[np.int64], size_hw: tuple[int, int]
 
 
 def _label_files(names: Mapping[int, str]) -> dict[int, str]:
-    files = {id_: str(PurePosixPath(name).with_suffix(".txt")) for id_, name in names.items()}
+    files = {id_: label_file(name) for id_, name in names.items()}
     owners: dict[str, int] = {}
     for id_, file in files.items():
         other = owners.setdefault(file, id_)
@@ -95,6 +104,20 @@ def _label_files(names: Mapping[int, str]) -> dict[int, str]:
     return files
 
 
+def label_file(image: str) -> str:
+    """Where Ultralytics looks for the labels of `images/<image>`: it renames the last folder called so."""
+    *folders, name = (IMAGES, *PurePosixPath(image).with_suffix(".txt").parts)
+    last = len(folders) - 1 - folders[::-1].index(IMAGES)
+    return "/".join([*folders[:last], LABELS, *folders[last + 1 :], name])
+
+
 def _data_yaml(classes: Sequence[str]) -> str:
-    names = "".join(f"  {index}: {json.dumps(name)}\n" for index, name in enumerate(classes))
-    return f"path: .\ntrain: images\nval: images\nnames:\n{names}"
+    # Without `path`, Ultralytics starts from this file's folder; `.` would be the one it was called in.
+    names = "".join(f"  {index}: {_quoted(name)}\n" for index, name in enumerate(classes))
+    return f"train: {LIST}\nval: {LIST}\nnames:\n{names}"
+
+
+def _quoted(name: str) -> str:
+    """A name as YAML reads it; beyond 16 bits JSON's escapes are two, which YAML takes for two characters."""
+    escaped = (character if ord(character) > 0xFFFF else json.dumps(character)[1:-1] for character in name)
+    return f'"{"".join(escaped)}"'

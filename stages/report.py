@@ -14,15 +14,13 @@ from typer.core import TyperGroup
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.options.groups import DataOptions, SamOptions
+from s4m_pipeline.options.groups import DataOptions
 from s4m_pipeline.options.parsing import OptionFaults, parse_group
 from stages.arguments import Checkpoint, Config, Overrides, TrainedConfig, TrustCheckpoint, WorkDir
-from stages.artifacts import CACHE, STUDENT, TEACHER, experiment_folder, read_run
+from stages.artifacts import CACHE, STUDENT, TEACHER, WEIGHTS, experiment_folder, read_run
 
 if TYPE_CHECKING:
-    from s4m_pipeline.models.mask2former import InstanceMask2Former
     from s4m_pipeline.report.collect import DataSource
-    from s4m_pipeline.sam import BatchedSam
 
 Point = tuple[float, float]
 
@@ -60,6 +58,10 @@ def page(
         typer.Option(help="Config that says where the unlabelled images are.", show_default="as recorded"),
     ] = None,
     images: Annotated[int, typer.Option(min=0, max=200, metavar="N", help="Images in the gallery.")] = 36,
+    pictures: Annotated[
+        bool,
+        typer.Option("--pictures", help="First draw the pictures that are absent or older than the weights."),
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """The page, one file that needs no network; `s4m report WORK_DIR` is the same."""
@@ -71,6 +73,8 @@ def page(
     found = {name: read_run(work_dir / name) for name in (TEACHER, STUDENT)}
     runs = {name: run for name, run in found.items() if run is not None}
     source = _recorded_source(runs) if config is None else _configured_source(config, overrides or [])
+    if pictures:
+        _draw_pictures(work_dir, config, overrides or [])
 
     from s4m_pipeline.report.collect import HISTORY, METRICS, Places, collect
     from s4m_pipeline.report.page import write_page
@@ -84,6 +88,17 @@ def page(
     out = work_dir / "report.html"
     write_page(out, collect(places, runs, source, images, console.progress.print))
     console.result.print(f"{out}", markup=False, soft_wrap=True)
+
+
+def _draw_pictures(work_dir: Path, config: Path | None, overrides: Sequence[str]) -> None:
+    if config is None:
+        raise UserError("--pictures: expected --config, too, the config that the pictures are drawn of.")
+    options, parts = load_experiment(config, overrides)
+    from s4m_pipeline.report.illustrations import draw_outdated
+
+    weights = {name: work_dir / name / WEIGHTS for name in (TEACHER, STUDENT)}
+    finished = {name: path for name, path in weights.items() if path.is_file()}
+    draw_outdated(work_dir, work_dir / CACHE, finished, options, parts, console.progress.print)
 
 
 def _configured_source(config: Path, overrides: Sequence[str]) -> "DataSource":
@@ -127,27 +142,43 @@ def similarity(
 
     from s4m_pipeline.data.images import read_rgb
 
-    pixels, header = read_rgb(image)
+    _, header = read_rgb(image)
     places = [_parse_point(text, header.width, header.height) for text in points]
     _require_png(out)
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}.\nMake it, or name another place.")
-    networks = _load_networks(
-        parts, {"teacher": checkpoint} | ({"baseline": baseline} if baseline else {}), trust_checkpoint
-    )
+    checkpoints = {"teacher": checkpoint} | ({"baseline": baseline} if baseline else {})
 
-    from s4m_pipeline.report.similarity import Column, draw, network_maps, sam_maps
+    from s4m_pipeline.report.illustrations import similarity_picture
 
-    sam = sam_maps(_load_sam(options.sam), pixels, places, options.sd.target)
-    columns = [
-        Column(title="SAM 2", subtitle=f"{options.sam.model}, {options.sd.target}", maps_Phw=sam.maps_Phw)
-    ]
-    for title, (path, network) in networks.items():
-        maps = network_maps(network, parts["test_pipeline"], image, sam)
-        distance = float((maps - sam.maps_Phw).abs().mean())
-        columns.append(Column(title=f"{title}, {distance:.3f} from SAM", subtitle=str(path), maps_Phw=maps))
-    draw(pixels, places, columns).save(out)
+    similarity_picture(options, parts, checkpoints, image, places, out, trust=trust_checkpoint)
     console.result.print(f"{out}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def augmentation(
+    config: Config,
+    images: Annotated[int, typer.Option(min=1, max=50, metavar="N", help="Images of each branch.")] = 4,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Picture to write.", show_default="augmentation.png in the experiment's folder"),
+    ] = None,
+    overrides: Overrides = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Draw how images and labels of both branches become what the student's network gets in its first step.
+
+    Without labels in the cache it is the labelled branch alone, which is the teacher's as well.
+    """
+    options, parts = load_experiment(config, overrides or [])
+    experiment = experiment_folder(config, work_dir)
+    path = out or experiment / "augmentation.png"
+    _require_png(path)
+
+    from s4m_pipeline.report.illustrations import augmentation_picture
+
+    augmentation_picture(options, parts, experiment / CACHE, images, path, console.progress.print)
+    console.result.print(f"{path}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -161,27 +192,18 @@ def arp(
     overrides: Overrides = None,
     work_dir: WorkDir = None,
 ) -> None:
-    """Draw pairs of unlabelled images with their labels, before and after ARP exchanged their instances.
+    """Draw the ARP step alone: pairs of unlabelled images before and after they exchanged their instances.
 
     They are the first ones that a student's training is given, with the labels published in the cache.
     """
     options, parts = load_experiment(config, overrides or [])
-    student, experiment = options.require_student(), experiment_folder(config, work_dir)
+    experiment = experiment_folder(config, work_dir)
     path = out or experiment / "arp.png"
     _require_png(path)
-    if student.arp.fraction == 0:
-        raise UserError("student.arp.fraction is 0: this student does without ARP.")
 
-    from s4m_pipeline.data.labelled import load_labelled
-    from s4m_pipeline.report.arp import draw_pairs, load_pairs, paste_pairs
-    from s4m_pipeline.student.labels import load_labels
+    from s4m_pipeline.report.illustrations import arp_picture
 
-    train, _ = load_labelled(options.data)
-    labels = None
-    if student.source == "cache":
-        labels = load_labels(options.data, experiment / CACHE, None, train)
-    before = load_pairs(student, parts, train, labels, pairs)
-    draw_pairs(before, paste_pairs(before, student.arp, student.seed), train.class_names, path)
+    arp_picture(options, parts, experiment / CACHE, pairs, path)
     console.result.print(f"{path}", markup=False, soft_wrap=True)
 
 
@@ -201,27 +223,3 @@ def _parse_point(text: str, width: int, height: int) -> Point:
             f"Expected X from 0 to {width - 1} and Y from 0 to {height - 1}."
         )
     return x, y
-
-
-def _load_networks(
-    parts: dict[str, Any], checkpoints: dict[str, Path], trust: bool
-) -> dict[str, tuple[Path, "InstanceMask2Former"]]:
-    """The network of each checkpoint; all must have been trained for the same classes."""
-    from s4m_pipeline.engine.checkpoint import read_weights, require_classes
-    from s4m_pipeline.models.load import load_network, named_classes
-
-    weights = {title: read_weights(path, trust=trust) for title, path in checkpoints.items()}
-    first, *others = weights.values()
-    classes = named_classes(first)
-    for other in others:
-        require_classes(other, classes, str(first.path))
-    return {title: (found.path, load_network(parts, found, len(classes))) for title, found in weights.items()}
-
-
-def _load_sam(sam: SamOptions) -> "BatchedSam":
-    from mmengine.device import get_device
-
-    from s4m_pipeline.sam import BatchedSam, load_sam
-
-    network = load_sam(sam.model, config=sam.config, weights_dir=sam.weights_dir).network
-    return BatchedSam(network, device=get_device(), decoder_chunk=sam.decoder_chunk)

@@ -183,7 +183,8 @@ def _plan_evaluation(experiment: Experiment) -> Plan:
 
 
 def _plan_report(experiment: Experiment) -> Plan:
-    return Plan("written anew", [["report", str(experiment.folder), "--config", str(experiment.config)]])
+    arguments = ["report", str(experiment.folder), "--config", str(experiment.config), "--pictures"]
+    return Plan("written anew", [arguments])
 
 
 PLANS: dict[StageName, Callable[[Experiment], Plan]] = {

@@ -64,25 +64,32 @@ def run(config: Path, work: Path, *arguments: str) -> subprocess.CompletedProces
     return subprocess.run(command(config, work, *arguments), capture_output=True, text=True, timeout=500)
 
 
+def _outputs(work: Path) -> list[Path]:
+    return sorted([*work.rglob("*.safetensors"), *work.glob("*.png")])
+
+
 def decisions(output: str) -> dict[str, str]:
     """What was said of each stage."""
     return dict(re.findall(rf"^({'|'.join(STAGES)}): (.*)$", output, re.MULTILINE))
 
 
 def test_run__terminated_and_repeated_does_every_stage(config: Path, finished: Path) -> None:
-    for path in ("teacher/weights.safetensors", "student/weights.safetensors", "report.html"):
+    pictures = ("similarity.png", "augmentation.png")
+    for path in ("teacher/weights.safetensors", "student/weights.safetensors", "report.html", *pictures):
         assert (finished / path).stat().st_size > 0
+    page = (finished / "report.html").read_text()
+    assert all(f'"name":"{name}"' in page for name in pictures)
     evaluated = json.loads((finished / "evaluation.json").read_text())
     assert evaluated["val"].keys() == {"teacher", "student"}
 
 
 def test_run__finished_chain_is_skipped_stage_by_stage(config: Path, finished: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+    before = {path: path.stat().st_mtime_ns for path in _outputs(finished)}
     again = run(config, finished)
     assert again.returncode == 0, again.stderr
     said = decisions(again.stderr)
     assert [said[stage][:4] for stage in STAGES[:4]] == ["done"] * 4
-    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")} == before
+    assert {path: path.stat().st_mtime_ns for path in _outputs(finished)} == before
     assert "teacher AP" in again.stdout and "student AP" in again.stdout and "report.html" in again.stdout
 
 

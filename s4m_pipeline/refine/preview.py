@@ -5,11 +5,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from s4m_pipeline.painting import paint
 from s4m_pipeline.refine.build import build_labeller, networks_on_device, photo_files
 from s4m_pipeline.refine.inputs import RefineInputs
 from s4m_pipeline.refine.labeller import Labelled
 from s4m_pipeline.refine.photos import batches_by_size, load_photos, readable
-from s4m_pipeline.report.sheets import fitted, overlay, sheet
+from s4m_pipeline.report.sheets import fitted, sheet
 
 
 def preview_labels(inputs: RefineInputs, generation: int, count: int, path: Path) -> Path:
@@ -41,8 +42,8 @@ def _row(image: Labelled, classes: Sequence[str]) -> list[Image.Image]:
     names = [classes[label] for label in image.kept.label.tolist()]
     scores = [f"{name} {score:.2f}" for name, score in zip(names, image.kept.score.tolist(), strict=True)]
     colours = range(len(image.kept))
-    tiles = [Image.fromarray(photo), overlay(photo, image.teacher_masks, scores, colours)]
+    tiles = [Image.fromarray(photo), paint(photo, image.teacher_masks.cpu().numpy(), scores, colours)]
     if image.refined is not None:
         texts = [f"{iou:.2f}" for iou in image.refined.predicted_iou.tolist()]
-        tiles.append(overlay(photo, image.refined.masks, texts, colours))
+        tiles.append(paint(photo, image.refined.masks.cpu().numpy(), texts, colours))
     return tiles

@@ -12,7 +12,7 @@ import numpy as np
 from cache.errors import CacheError
 from cache.generations import generations
 from s4m_pipeline.data.coco import load_coco
-from s4m_pipeline.data.images import read_rgb
+from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import require_truth
@@ -26,13 +26,16 @@ from s4m_pipeline.report.provenance import Run, duration_s, duration_text, prove
 
 METRICS = "metrics.jsonl"
 HISTORY = "generations.jsonl"
+SIMILARITY = "similarity.png"
+AUGMENTATION = "augmentation.png"
 PICTURES = {
-    "similarity.png": "What SAM 2 and the teacher find similar to the marked points",
-    "arp.png": "ARP: pairs of unlabelled images before and after instances were exchanged",
+    SIMILARITY: "What SAM 2 and the teacher find similar to the marked points",
+    AUGMENTATION: "From the files to what the network gets: both branches in the first step of the student",
+    "arp.png": "ARP: unlabelled images before and after instances were exchanged",
 }
 """Pictures of the other report commands, taken in when they lie in the experiment's folder."""
 _PICTURE_SIDE_PX = 1800
-PICTURE_BYTES = 500_000
+PICTURE_BYTES = 400_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,7 @@ def collect(
         "generations": [fact.as_dict() for fact in facts],
         "gallery": gallery,
         "gallery_reason": reason,
-        "pictures": _pictures(places.folder),
+        "pictures": _pictures(places.folder, note),
         "provenance": dataclasses.asdict(provenance(runs)),
         "configs": {name: run["config"] for name, run in runs.items() if "config" in run},
     }
@@ -206,9 +209,16 @@ def _load_source(source: DataSource) -> Source:
     return Source(unlabeled, truth)
 
 
-def _pictures(folder: Path) -> list[dict[str, Any]]:
-    found = [(folder / name, title) for name, title in PICTURES.items() if (folder / name).is_file()]
-    return [{"title": title, "name": path.name, **_picture(read_rgb(path)[0])} for path, title in found]
+def _pictures(folder: Path, note: Callable[[str], None]) -> list[dict[str, Any]]:
+    found = []
+    for name, title in PICTURES.items():
+        if not (folder / name).is_file():
+            continue
+        try:
+            found.append({"title": title, "name": name, **_picture(read_rgb(folder / name)[0])})
+        except ImageError as error:
+            note(f"Left out: {error}")
+    return found
 
 
 def _picture(pixels: np.ndarray) -> dict[str, Any]:

@@ -46,7 +46,17 @@ class StudentPreprocessor(DetDataPreprocessor):
     def unlabeled_images(self, data: dict[str, Any]) -> LabelledImages:
         """The unlabelled images of a loaded batch, as they are before ARP."""
         data, chosen = self._with_mask_tensors(data)
-        return self._labelled_images(data["inputs"][chosen], [data["data_samples"][i] for i in chosen])
+        return self.labelled_images(data["inputs"][chosen], [data["data_samples"][i] for i in chosen])
+
+    def labelled_images(self, inputs: Tensor, samples: SampleList) -> LabelledImages:
+        """The network's input (B, 3, H, W) back in colours, with the masks and labels of its samples."""
+        return LabelledImages(
+            # Augmentation while loading may leave the range, where colour conversion gives NaN.
+            pixels_B3HW=((inputs * self.std + self.mean) / 255).clamp(0, 1),
+            sizes_hw=[tuple(sample.metainfo["img_shape"][:2]) for sample in samples],
+            masks=[sample.gt_instances.masks for sample in samples],
+            labels=[sample.gt_instances.labels for sample in samples],
+        )
 
     def _with_mask_tensors(self, data: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         """A batch on the device, and which images of it are unlabelled."""
@@ -58,18 +68,9 @@ class StudentPreprocessor(DetDataPreprocessor):
         branches = [sample.metainfo["branch"] for sample in data["data_samples"]]
         return data, [i for i, branch in enumerate(branches) if branch == UNLABELED]
 
-    def _labelled_images(self, inputs: Tensor, samples: SampleList) -> LabelledImages:
-        return LabelledImages(
-            # Augmentation while loading may leave the range, where colour conversion gives NaN.
-            pixels_B3HW=((inputs * self.std + self.mean) / 255).clamp(0, 1),
-            sizes_hw=[tuple(sample.metainfo["img_shape"][:2]) for sample in samples],
-            masks=[sample.gt_instances.masks for sample in samples],
-            labels=[sample.gt_instances.labels for sample in samples],
-        )
-
     def _augment(self, inputs: Tensor, samples: SampleList) -> Tensor:
         """Changes the labels in `samples`, and returns the new images."""
-        images = paste_instances(self._labelled_images(inputs, samples), self.arp)
+        images = paste_instances(self.labelled_images(inputs, samples), self.arp)
         for sample, masks, labels in zip(samples, images.masks, images.labels, strict=True):
             sample.gt_instances = InstanceData(labels=labels, masks=masks)
         pixels = strong_augment(images.pixels_B3HW, images.sizes_hw, self.photometric)

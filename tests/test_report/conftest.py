@@ -1,7 +1,7 @@
 """A finished experiment whose figures are known: ten scenes of two rectangles, two generations of labels."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,20 @@ class Experiment:
         found = {name: self.folder / name / "run.json" for name in ("teacher", "student")}
         return {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
 
-    def contents(self, *, images: int = 6, source: DataSource | str | None = None) -> dict[str, Any]:
+    def contents(
+        self,
+        *,
+        images: int = 6,
+        source: DataSource | str | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, Any]:
         places = Places(
             folder=self.folder,
             cache=self.folder / "cache",
             metrics={name: self.folder / name / "metrics.jsonl" for name in self.runs()},
             history=self.folder / "student/generations.jsonl",
         )
-        return collect(places, self.runs(), source or self.source, images, lambda text: None)
+        return collect(places, self.runs(), source or self.source, images, note)
 
     def page(self) -> Path:
         path = self.folder / "report.html"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cache import sealed
 from cache.generation import Generation
@@ -205,3 +206,13 @@ def test_collect__damaged_evaluation_is_refused(data_source, tmp_path: Path) -> 
     (experiment.folder / "evaluation.json").write_text('{"val": ')
     with pytest.raises(UserError, match=r"evaluation\.json is no JSON"):
         experiment.contents()
+
+
+def test_collect__damaged_picture_is_named_and_left_out(data_source, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path / "work", data_source, until="teacher")
+    (experiment.folder / "augmentation.png").write_bytes(b"half a picture")
+    Image.new("RGB", (90, 30), "teal").save(experiment.folder / "arp.png")
+    notes: list[str] = []
+    contents = experiment.contents(note=notes.append)
+    assert [picture["name"] for picture in contents["pictures"]] == ["arp.png"]
+    assert len(notes) == 1 and "augmentation.png" in notes[0]

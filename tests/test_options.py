@@ -80,6 +80,21 @@ def test_parse_options__wrong_type_is_refused(field: str, given: object) -> None
         parse_options(config(teacher={**TEACHER, field: given}))
 
 
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        ("model", "Mask2Former"),
+        ("train_pipeline", 3),
+        ("train_pipeline", {"type": "LoadRGB"}),
+        ("param_scheduler", '[dict(type="PolyLR")]'),  # what --set leaves of it
+        ("custom_hooks", ["EMAHook"]),
+    ],
+)
+def test_parse_options__part_of_another_shape_is_refused(key: str, given: object) -> None:
+    with pytest.raises(UserError, match=rf"{key}: .* given, a (list of dictionaries|dictionary) expected"):
+        parse_options(config(**{key: given}))
+
+
 def test_split__not_in_config_is_refused_with_remedy() -> None:
     with pytest.raises(UserError, match=r"Set data\.test and data\.test_images"):
         parse_options(config()).data.split("test")

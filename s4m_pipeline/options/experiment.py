@@ -65,6 +65,9 @@ RUNNER_KEYS = (
 )
 """Top-level keys whose content is mmengine's or mmdet's; the rest must be a field of `Options`."""
 
+_LISTS_OF_PARTS = ("param_scheduler", "train_pipeline", "test_pipeline", "custom_hooks")
+_SINGLE_PARTS = ("model", "optim_wrapper")
+
 _OF_TRAININGS = (
     "workers",
     "validate_every",
@@ -116,6 +119,7 @@ def parse_options(config: Mapping[str, Any], earlier_faults: Sequence[str] = ())
     known = [*groups, *RUNNER_KEYS]
     faults += [unknown_key(key, known) for key in config if key not in known]
     faults += [f"{key}: missing" for key in ("model", "optim_wrapper", "train_pipeline") if key not in config]
+    faults += _shape_faults(config)
     parsed: dict[str, Any] = {}
     for name, group in groups.items():
         if group is StudentOptions and config.get(name) is None:
@@ -128,3 +132,19 @@ def parse_options(config: Mapping[str, Any], earlier_faults: Sequence[str] = ())
     if faults:
         raise UserError("The config has {} fault(s):\n  {}".format(len(faults), "\n  ".join(faults)))
     return Options(**parsed)
+
+
+def _shape_faults(config: Mapping[str, Any]) -> list[str]:
+    """Parts for mmengine and mmdet that are neither a dictionary nor a list of them."""
+    faults = []
+    for key in _SINGLE_PARTS:
+        if key in config and not isinstance(config[key], Mapping):
+            faults.append(f"{key}: {config[key]!r} given, a dictionary expected")
+    for key in _LISTS_OF_PARTS:
+        value = config.get(key, [])
+        if not isinstance(value, Sequence) or not all(isinstance(part, Mapping) for part in value):
+            faults.append(
+                f'{key}: {value!r} given, a list of dictionaries expected, such as [{{"type": ...}}] '
+                "(dict(type=...) only within a config file)"
+            )
+    return faults

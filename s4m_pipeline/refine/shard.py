@@ -1,5 +1,6 @@
 """The loop of refine: one shard of the unlabelled images, from files to parts of the cache."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from s4m_pipeline.errors import UserError
 from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.refine.packing import BackgroundWriter
 from s4m_pipeline.refine.photos import (
+    Photo,
     PhotoFiles,
     Unreadable,
     batches_by_size,
@@ -54,24 +56,16 @@ def label_shard(
     Raises:
         UserError: if more images are unreadable, with their names; the others' labels are stored.
     """
-    watch = labeller.stopwatch
     recorder = Recorder(writer, labeller, truth)
     unreadable: list[Unreadable] = []
-    num_labelled = 0
-    loaded = timed(load_photos(files, workers, pin_memory=labeller.on_gpu), watch, "reading")
+    loaded = timed(load_photos(files, workers, pin_memory=labeller.on_gpu), labeller.stopwatch, "reading")
     photos = readable(loaded, unreadable.append)
-    with (
-        RefineProgress(console, len(files), watch) as progress,
-        BackgroundWriter(recorder.append) as background,
-    ):
-        for batch in batches_by_size(photos, labeller.batch_size, labeller.divisor_px):
-            if stop() or len(unreadable) > max_unreadable:
-                break
-            fetched = labeller.label_and_fetch(batch)
-            with watch.measure("writing"):
-                background.put(fetched)
-            num_labelled += len(fetched)
-            progress.advance(len(fetched), sum(len(labels.label) for labels in fetched))
+    batches = itertools.takewhile(
+        lambda _: not stop() and len(unreadable) <= max_unreadable,
+        batches_by_size(photos, labeller.batch_size, labeller.divisor_px),
+    )
+    with RefineProgress(console, len(files), labeller.stopwatch) as progress:
+        num_labelled = _label_batches(batches, labeller, recorder, progress)
     writer.commit()
     if labeller.encoder is not None:
         labeller.encoder.close()
@@ -83,6 +77,21 @@ def label_shard(
     writer.commit()
     recorder.save()
     return recorder.session()
+
+
+def _label_batches(
+    batches: Iterable[list[Photo]], labeller: Labeller, recorder: Recorder, progress: RefineProgress
+) -> int:
+    """Label and record every batch; returns the number of images."""
+    num_labelled = 0
+    with BackgroundWriter(recorder.append) as background:
+        for batch in batches:
+            fetched = labeller.label_and_fetch(batch)
+            with labeller.stopwatch.measure("writing"):
+                background.put(fetched)
+            num_labelled += len(fetched)
+            progress.advance(len(fetched), sum(len(labels.label) for labels in fetched))
+    return num_labelled
 
 
 def timed(items: Iterable[Item], watch: Stopwatch, name: str) -> Iterator[Item]:

@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from s4m_pipeline import console
 from s4m_pipeline.ablation.tables import TABLES, Row, Table, TableName
+from s4m_pipeline.signals import answered
 from stages.arguments import Config, Devices, Overrides
 from stages.artifacts import experiment_folder
 
@@ -54,10 +54,9 @@ def ablation(
     folder = experiment_folder(config, None)
     root = work_dir or folder.with_name(f"{folder.name}-ablation")
     setting = Setting(config, root, tuple(overrides or ()), train)
-    chosen = _choose(tables, rows)
     plans = {
         name: plan_trials(setting, name, TABLES[name], picked, range(seeds))
-        for name, picked in chosen.items()
+        for name, picked in _choose(tables, rows).items()
     }
 
     from s4m_pipeline.ablation.jobs import Workers, jobs_of
@@ -69,15 +68,11 @@ def ablation(
     for trials in plans.values():
         _link(trials)
     workers = Workers(jobs, lambda text: console.progress.print(text, markup=False, soft_wrap=True))
-    with _stoppable(workers):
+    with answered(lambda number, _: workers.stop(number), signal.SIGTERM, signal.SIGINT):
         workers.run(phases)
     for name, trials in plans.items():
         _show(setting, name, TABLES[name], trials)
-    if workers.received:
-        console.progress.print("Stopped by a signal; the same command goes on from there.")
-        raise SystemExit(128 + workers.received)
-    if workers.failed:
-        raise SystemExit(1)
+    _end_as(workers)
 
 
 def _choose(tables: str, rows: str | None) -> dict[TableName, list[Row]]:
@@ -123,16 +118,13 @@ def _link(trials: "Sequence[Trial]") -> None:
         half.replace(trial.link)
 
 
-@contextmanager
-def _stoppable(workers: "Workers") -> Iterator[None]:
-    """On SIGTERM or Ctrl-C let the trainings save themselves."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    usual = {number: signal.signal(number, lambda got, frame: workers.stop(got)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
+def _end_as(workers: "Workers") -> None:
+    """Exit as a signal or a training that failed demands."""
+    if workers.received:
+        console.progress.print("Stopped by a signal; the same command goes on from there.")
+        raise SystemExit(128 + workers.received)
+    if workers.failed:
+        raise SystemExit(1)
 
 
 def _show(setting: "Setting", name: str, table: Table, trials: "Sequence[Trial]") -> None:

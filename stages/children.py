@@ -5,6 +5,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from s4m_pipeline.signals import answered
+
 
 def call(arguments: Sequence[str]) -> None:
     """Run `s4m ARGUMENTS` and wait; it gets SIGTERM and Ctrl-C as well, and has time to save.
@@ -14,11 +16,8 @@ def call(arguments: Sequence[str]) -> None:
     """
     # Files handed down to this process go on to the next: `s4m ablation` keeps folders locked in this way.
     process = subprocess.Popen([sys.executable, "-m", "stages", *arguments], close_fds=False)
-    usual = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-    try:
+    with answered(lambda number, _: process.send_signal(number), signal.SIGTERM):
         code = _wait(process)
-    finally:
-        signal.signal(signal.SIGTERM, usual)
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from s4m_pipeline.signals import answered
+
 
 def visible_gpus() -> list[str]:
     """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
@@ -36,15 +38,11 @@ def run_shards(arguments: Sequence[str], gpus: Sequence[str], program: Sequence[
         for process in processes:
             process.send_signal(number)
 
-    usual = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with answered(pass_on, signal.SIGTERM, signal.SIGINT):
         for index, gpu in enumerate(gpus, start=1):
             if not received:
                 processes.append(_start([*program, *arguments, "--shard", f"{index}/{len(gpus)}"], gpu))
         codes = [process.wait() for process in processes]
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
     failed = [code for code in codes if code]
     if len(processes) < len(gpus):  # a signal came before all were started
         failed.append(-received[0])

@@ -19,6 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from safetensors.torch import load_file
 
+from cache.errors import CacheError
 from s4m_pipeline.engine.distributed import joined, on_first_rank
 from s4m_pipeline.engine.launch import Place, find_place
 from s4m_pipeline.engine.seeding import seed_all
@@ -216,6 +217,22 @@ def test_two_ranks__user_error_is_shown_once_and_ends_both(
 ) -> None:
     assert exit_codes(start_two(_fail_on, failing)) == [1, 1]
     assert capfd.readouterr().err.count("fault") == 1
+
+
+def _fail_on_first_rank() -> None:
+    with joined(timeout_s=20):
+        on_first_rank(_refuse)
+
+
+def _refuse() -> None:
+    raise CacheError("no pseudo-labels")
+
+
+def test_on_first_rank__fault_of_the_cache_is_shown_once_and_ends_both(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_codes(start_two(_fail_on_first_rank)) == [1, 1]
+    assert capfd.readouterr().err.strip() == "no pseudo-labels"
 
 
 def _ask_first_rank(folder: Path) -> None:

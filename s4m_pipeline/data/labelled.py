@@ -1,5 +1,6 @@
 """What every training needs: labelled images to learn from, and others to validate on."""
 
+from s4m_pipeline import console
 from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.leak import check_leak
 from s4m_pipeline.errors import UserError
@@ -7,7 +8,7 @@ from s4m_pipeline.options.groups import DataOptions
 
 
 def load_labelled(data: DataOptions) -> tuple[CocoData, CocoData]:
-    """The labelled training images and the validation images.
+    """The labelled training images and the validation images; says what of the former is not learnt from.
 
     Raises:
         UserError: if their classes differ, or an image is in both.
@@ -22,4 +23,12 @@ def load_labelled(data: DataOptions) -> tuple[CocoData, CocoData]:
             "Give both files the same categories."
         )
     check_leak(train, val)
+    unusable = sum(map(len, train.annotations.values())) - len(train.usable)
+    if unusable:
+        console.progress.print(
+            f"{train.json_path}: {unusable} annotations are crowd regions or empty: nothing is learnt from "
+            f"them (`s4m data check {train.json_path}` says which).",
+            markup=False,
+            soft_wrap=True,
+        )
     return train, val

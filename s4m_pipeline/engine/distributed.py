@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from cache.errors import CacheError
 from s4m_pipeline import console
 from s4m_pipeline.engine.launch import Place, find_place
 from s4m_pipeline.errors import UserError
@@ -39,7 +40,7 @@ def joined(timeout_s: float) -> Iterator[None]:
     except SystemExit:  # stopped by a signal, all at the same step
         dist.barrier()
         raise
-    except UserError as error:
+    except (UserError, CacheError) as error:
         _say_once(store, place, str(error))
         raise SystemExit(1) from error
     except RuntimeError as error:
@@ -60,7 +61,7 @@ def on_first_rank(function: Callable[[], T]) -> T:
     """Call `function` on rank 0 while the others wait; all get its result, which must be picklable.
 
     Raises:
-        UserError: on all ranks, if `function` does.
+        UserError: on all ranks, if `function` does, or raises a CacheError.
     """
     if not dist.is_initialized():
         return function()
@@ -68,7 +69,7 @@ def on_first_rank(function: Callable[[], T]) -> T:
     if dist.get_rank() == 0:
         try:
             outcome[0] = function()
-        except UserError as error:
+        except (UserError, CacheError) as error:
             outcome[1] = str(error)
     dist.broadcast_object_list(outcome)
     result, fault = outcome

@@ -52,6 +52,7 @@ class MetricsHook(Hook):
         self.sums: dict[str, torch.Tensor] = {}
         self.steps = 0
         self.data_s = 0.0
+        self.warned = False
 
     def before_train(self, runner: Any) -> None:
         self._drop_lines_after(runner.iter)
@@ -125,6 +126,13 @@ class MetricsHook(Hook):
         runner.visualizer.add_scalars(
             {f"train/{name}": value for name, value in {**losses, **learning}.items()}, step=step
         )
+        if losses.get("pseudo_instances") == 0 and not self.warned:
+            self.warned = True
+            self.progress.note(
+                f"step {step}  none of the unlabelled images since step {step - self.steps} had a "
+                "pseudo-label: they teach nothing. See `s4m cache info`, refine.min_score and "
+                "student.min_agreement."
+            )
         self.progress.losses(step, losses["loss"], timing["seconds_per_step"], losses.get("sam_seconds"))
         self.sums, self.steps, self.data_s = {}, 0, 0.0
         self.began = time.perf_counter()

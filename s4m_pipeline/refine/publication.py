@@ -99,10 +99,13 @@ def _no_labels(generation: Generation, histogram: Sequence[int], min_score: floa
         for i, count in enumerate(histogram)
         if count
     ]
+    # Above a half no other class, nor "no object", can be likelier.
+    sure = sum(histogram[math.ceil(max(min_score, 0.5) * SCORE_BINS) :])
     return (
         f"{generation.path}: the teacher gave no pseudo-label for any of {generation.image_ids.size} images: "
         f"nothing was published. Class confidence of its queries (refine.min_score is {min_score}):\n"
         + "\n".join(lines)
+        + (f"\n{sure} of them are sure enough, but their masks are empty or too small." if sure else "")
         + "\nTrain the teacher longer; or lower refine.min_score or refine.min_soft_area and start another "
         f"generation: --generation {generation.number + 1}"
     )

@@ -169,7 +169,10 @@ def test_train_student__control_experiment_needs_no_cache(
 
 
 def test_train_student__without_pseudo_labels_learns_from_the_labelled_branch_only(
-    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+    train_student: TrainStudent,
+    student_experiment: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A generation with labels in one of six images: most steps see none."""
     work = prepare(student_experiment, tmp_path / "run")
@@ -195,6 +198,9 @@ def test_train_student__without_pseudo_labels_learns_from_the_labelled_branch_on
     steps = [record for record in records if "loss" in record]
     empty = [record for record in steps if record["pseudo_instances"] == 0]
     assert 0 < len(empty) < len(steps)
+    said = capsys.readouterr().err
+    assert said.count("had a pseudo-label: they teach nothing") == 1  # once is enough
+    assert f"step {empty[0]['step']}  none of the unlabelled images since step" in said
     for record in steps:
         unsupervised = sum(value for name, value in record.items() if name.startswith("unsup_"))
         assert (unsupervised == 0) == (record["pseudo_instances"] == 0)

@@ -360,7 +360,10 @@ def test_labels__names_are_taken_from_a_json_or_a_folder(
         (["../a.png"] + [f"{number}.png" for number in range(2, 7)], r"not below the image folder: \.\./a"),
         (["/a.png"] + [f"{number}.png" for number in range(2, 7)], "not below the image folder: /a"),
         (["1.png", "2.png"], "no file names for images 3, 4, 5, 6"),
-        (["1.png", "1.jpg", "3.png", "4.png", "5.png", "6.png"], r"would share the file of labels labels/1\.txt"),
+        (
+            ["1.png", "1.jpg", "3.png", "4.png", "5.png", "6.png"],
+            r"would share the file of labels labels/1\.txt",
+        ),
     ],
     ids=["above", "absolute", "too few", "one stem"],
 )

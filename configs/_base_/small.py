@@ -29,7 +29,7 @@ model = dict(
             layer_cfg=dict(self_attn_cfg=_attention, cross_attn_cfg=_attention, ffn_cfg=_ffn),
         ),
     ),
-    train_cfg=dict(num_points=1024),
+    train_cfg=dict(num_points=256),  # of the 32 x 32 cells of a mask of a 128 x 128 image
     test_cfg=dict(max_per_image=30),
 )
 optim_wrapper = dict(

@@ -44,11 +44,22 @@ def _train(
     allow_partial: bool,
     trust_checkpoint: bool,
 ) -> None:
+    from s4m_pipeline.engine.checkpoint import check_start
     from s4m_pipeline.engine.distributed import on_first_rank
     from s4m_pipeline.registry import register_all
 
     train, val, sam = load_inputs(options)
     recorded = what_it_depends_on(options, parts, (train, val, sam))
+    on_first_rank(
+        lambda: check_start(
+            folder,
+            options.teacher.init_from,
+            tuple(train.class_names),
+            anew=overwrite,
+            allow_partial=allow_partial,
+            trust=trust_checkpoint,
+        )
+    )
     record = on_first_rank(lambda: RunRecord.open(folder, "pretrain-teacher", *recorded, overwrite=overwrite))
     register_all()
 

@@ -67,6 +67,7 @@ def _train(
     allow_partial: bool,
     trust_checkpoint: bool,
 ) -> None:
+    from s4m_pipeline.engine.checkpoint import check_start
     from s4m_pipeline.engine.distributed import on_first_rank
     from s4m_pipeline.registry import register_all
 
@@ -74,6 +75,16 @@ def _train(
     inputs = on_first_rank(lambda: load_inputs(options, student, experiment, overwrite))
     train, val, labels, log, sam = inputs
     recorded = what_it_depends_on(options, parts, inputs)
+    on_first_rank(
+        lambda: check_start(
+            folder,
+            student.init_from,
+            tuple(train.class_names),
+            anew=overwrite,
+            allow_partial=allow_partial,
+            trust=trust_checkpoint,
+        )
+    )
     record = on_first_rank(lambda: RunRecord.open(folder, "train-student", *recorded, overwrite=overwrite))
     register_all()
 

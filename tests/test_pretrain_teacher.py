@@ -15,6 +15,7 @@ import torch
 from mmengine.hooks import Hook
 from safetensors.torch import load_file
 
+from s4m_pipeline.engine.checkpoint import write_weights
 from s4m_pipeline.errors import UserError
 from stages.pretrain_teacher import pretrain_teacher
 
@@ -159,11 +160,12 @@ def test_pretrain_teacher__finished_run_is_refused_and_redone_with_overwrite(tra
 
 
 def test_pretrain_teacher__interrupted_run_of_other_settings_is_refused_with_both_values(
-    train: Train, monkeypatch: pytest.MonkeyPatch
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(RuntimeError), monkeypatch.context() as patched:
         patched.setattr("s4m_pipeline.engine.runner.QuietRunner.train", _fail)
         train("run")
+    (tmp_path / "run/teacher/iter_2.pth").touch()
     with pytest.raises(UserError, match=r"teacher\.seed: 0 then, 5 now") as caught:
         train("run", "teacher.seed=5", "teacher.workers=1")
     assert "teacher.workers" not in str(caught.value)
@@ -219,10 +221,32 @@ def test_pretrain_teacher__lasting_nan_stops_and_names_the_images(train: Train, 
     assert record(tmp_path / "run/teacher")["status"] == "failed"
 
 
+def test_pretrain_teacher__nan_after_every_return__stops_at_the_third(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"at step 5; .* did not help \(time 3\)(.|\n)*Image ids"):
+        train("run", "custom_hooks=[{'type': 'SpoilWeights', 'step': 2, 'lasting': True}]")
+    assert (tmp_path / "run/teacher/log/train.log").read_text().count("back to the weights of") == 2
+    saved = torch.load(tmp_path / "run/teacher/iter_4.pth", weights_only=False)["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in saved.values() if tensor.is_floating_point())
+
+
 def test_pretrain_teacher__starts_from_given_weights(uninterrupted: Path, train: Train) -> None:
     settings = ("teacher.iterations=1", "optim_wrapper.optimizer.lr=0.0", "model.backbone.norm_eval=True")
     started = train("run", *settings, f"teacher.init_from={uninterrupted / 'weights.safetensors'}")
     assert_same_weights(uninterrupted, started)
+
+
+def test_pretrain_teacher__initial_weights_of_other_classes_are_refused_before_anything_is_written(
+    train: Train, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.safetensors"
+    write_weights(other, {}, ("bright", "black"))
+    for override, message in (
+        (f"teacher.init_from={other}", r"(?s)bright, black.*bright, dark.*--allow-partial"),
+        ("teacher.init_from=absent.pth", r"No checkpoint at absent\.pth"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train("run", override)
+    assert not (tmp_path / "run").exists()
 
 
 def _fail(runner: Any) -> None:
@@ -255,8 +279,12 @@ class SpoilBatch(Hook):
 
 
 class SpoilWeights(SpoilBatch):
+    def __init__(self, step: int, lasting: bool = False) -> None:
+        super().__init__(step)
+        self.lasting = lasting
+
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        if runner.iter == self.step:
+        if runner.iter == self.step or (self.lasting and runner.iter > self.step):
             for parameter in runner.model.parameters():
                 parameter.data.fill_(float("nan"))
 

@@ -24,6 +24,9 @@ from s4m_pipeline.errors import UserError
 ATOMIC = {"backend": "atomic"}
 """`backend_args` that make mmengine's CheckpointHook write through `AtomicBackend`."""
 
+TORCHVISION = "torchvision://"
+"""Begins the name of weights that torchvision fetches, of a backbone alone."""
+
 _CLASS_TENSORS = ("panoptic_head.cls_embed.", "panoptic_head.loss_cls.")
 """Tensors whose shape or meaning follows the list of classes."""
 
@@ -132,6 +135,33 @@ def require_classes(weights: Weights, classes: tuple[str, ...], source: str) -> 
             "Use the data set it belongs to. To start training from it without its class layer, "
             "pass --allow-partial."
         )
+
+
+def check_start(
+    folder: Path,
+    init_from: str | None,
+    classes: tuple[str, ...],
+    *,
+    anew: bool,
+    allow_partial: bool,
+    trust: bool,
+) -> None:
+    """Refuse initial weights that a training could not begin with, before it writes or computes anything.
+
+    Args:
+        folder: of the training; it does not need them where it goes on from a checkpoint.
+        init_from: file, address in torchvision, or None for chance.
+        anew: an earlier training is to be forgotten.
+
+    Raises:
+        UserError: as `read_weights` and, unless `allow_partial`, `require_classes`.
+    """
+    if init_from is None or init_from.startswith(TORCHVISION):
+        return
+    if anew or latest_checkpoint(folder) is None:
+        weights = read_weights(Path(init_from), trust=trust)
+        if not allow_partial:
+            require_classes(weights, classes, "labelled data")
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
-from s4m_pipeline.engine.checkpoint import ATOMIC
+from s4m_pipeline.engine.checkpoint import ATOMIC, TORCHVISION
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.student.labels import Labels
 
-TORCHVISION = "torchvision://"
 PRELOAD_BYTES = 256 << 20
 """Packed masks that each loading process keeps in memory: all of Cityscapes' (0.12 GB), part of COCO's."""
 

@@ -12,6 +12,7 @@ from s4m_pipeline import console
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.engine import parts as build
 from s4m_pipeline.engine.checkpoint import (
+    TORCHVISION,
     initialise,
     latest_checkpoint,
     read_weights,
@@ -113,7 +114,7 @@ class Training:
             return step_of(checkpoint)
         self.runner.network.init_weights()
         init_from = self.options.init_from
-        if init_from is not None and not init_from.startswith(build.TORCHVISION):
+        if init_from is not None and not init_from.startswith(TORCHVISION):
             weights = read_weights(Path(init_from), trust=trust)
             taken = initialise(self.runner.network, weights, self.classes, allow_partial=allow_partial)
             console.progress.print(taken, markup=False, soft_wrap=True)

@@ -130,8 +130,7 @@ class MetricsHook(Hook):
             self.warned = True
             self.progress.note(
                 f"step {step}  none of the unlabelled images since step {step - self.steps} had a "
-                "pseudo-label: they teach nothing. See `s4m cache info`, refine.min_score and "
-                "student.min_agreement."
+                "pseudo-label: they teach nothing. See `s4m cache info` and refine.min_score."
             )
         self.progress.losses(step, losses["loss"], timing["seconds_per_step"], losses.get("sam_seconds"))
         self.sums, self.steps, self.data_s = {}, 0, 0.0

@@ -58,7 +58,7 @@ def train_dataloader(
 
 
 def pseudo_label_dataset(
-    labels: Labels, classes: Sequence[str], pipeline: Sequence[Mapping[str, Any]], min_agreement: float
+    labels: Labels, classes: Sequence[str], pipeline: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Config of `PseudoLabelledImages`: the unlabelled images, and the labelled images' transforms."""
     unlabeled = labels.unlabeled
@@ -69,7 +69,6 @@ def pseudo_label_dataset(
         "cache": str(labels.root.absolute()),
         "classes": list(classes),
         "pipeline": list(pipeline),
-        "min_agreement": min_agreement,
         "preload_bytes": PRELOAD_BYTES,
     }
 

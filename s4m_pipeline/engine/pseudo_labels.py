@@ -36,7 +36,6 @@ class PseudoLabelledImages(BaseDetDataset):
         cache: the cache's root folder.
         classes: names in the order of the labels.
         pipeline: the labelled branch's transforms; see `pseudo_label_pipeline`.
-        min_agreement: IoU between refined and teacher's mask below which an instance is left out.
         preload_bytes: of packed masks that each loading process keeps in memory.
 
     Raises:
@@ -50,7 +49,6 @@ class PseudoLabelledImages(BaseDetDataset):
         cache: str,
         classes: Sequence[str],
         pipeline: Sequence[Mapping[str, Any]],
-        min_agreement: float = 0.0,
         preload_bytes: int = 0,
     ) -> None:
         self._images = load_unlabeled(Path(source), Path(images)).images
@@ -61,7 +59,7 @@ class PseudoLabelledImages(BaseDetDataset):
         super().__init__(
             ann_file=source,
             metainfo={"classes": tuple(classes)},
-            pipeline=pseudo_label_pipeline(pipeline, min_agreement),
+            pipeline=pseudo_label_pipeline(pipeline),
         )
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -122,12 +120,8 @@ class PseudoLabelledImages(BaseDetDataset):
 class LoadPseudoLabels(BaseTransform):
     """Gives the instances in `pseudo_labels` the names that mmdet's transforms look for; see `WindowMasks`.
 
-    Instances without pixels are left out, and those whose refined mask has an IoU with the teacher's below
-    `min_agreement`.
+    Instances without pixels are left out.
     """
-
-    def __init__(self, min_agreement: float = 0.0) -> None:
-        self.min_agreement = min_agreement
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add boxes (M, 4) xyxy float32, labels (M,) int64, masks, and ignore flags, all false.
@@ -137,9 +131,7 @@ class LoadPseudoLabels(BaseTransform):
         """
         labels: ImageLabels = results.pop("pseudo_labels")
         _check_size(Path(results["img_path"]), results["img_shape"], labels)
-        found = labels.instances
-        agreed = ~(found.raw_ious < self.min_agreement)
-        instances = found.select(agreed & (found.masks.areas > 0))
+        instances = labels.instances.select(labels.instances.masks.areas > 0)
         masks = WindowMasks(instances.masks, labels.height, labels.width)
         results.update(
             gt_bboxes=masks.get_bboxes(),
@@ -150,9 +142,7 @@ class LoadPseudoLabels(BaseTransform):
         return results
 
 
-def pseudo_label_pipeline(
-    pipeline: Sequence[Mapping[str, Any]], min_agreement: float = 0.0
-) -> list[dict[str, Any]]:
+def pseudo_label_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A labelled data set's transforms for pseudo-labels: `LoadPseudoLabels` in place of `LoadAnnotations`.
 
     Unlike there, an image is not drawn anew because it shows no instance: the other branch of ARP may paste
@@ -172,7 +162,7 @@ def pseudo_label_pipeline(
         "RandomCrop": {"allow_negative_crop": True},
     }
     rest = [{**transform, **let_pass.get(transform["type"], {})} for transform in pipeline[2:]]
-    return [{"type": "LoadRGB"}, {"type": "LoadPseudoLabels", "min_agreement": min_agreement}, *rest]
+    return [{"type": "LoadRGB"}, {"type": "LoadPseudoLabels"}, *rest]
 
 
 def _check_size(path: Path, found: tuple[int, int], labels: ImageLabels) -> None:

@@ -74,9 +74,6 @@ class StudentOptions(TrainOptions):
     unlabeled_background: float = 0.1
     """Weight of "no object" in the loss on pseudo-labels; on labels it is 0.1. At 0 the student is told what
     is there, and not that nothing is where the teacher saw nothing."""
-    min_agreement: float = 0.0
-    """Learn only from pseudo-labels whose refined mask has at least this IoU with the teacher's: where both
-    networks see different objects, one of them is wrong. 0: from all."""
     source: Literal["cache", "labeled"] = "cache"
     """Images of the unlabelled branch: those of the cache, or the labelled ones with their annotations, which
     is the control experiment: the same training without unlabelled data."""
@@ -116,8 +113,6 @@ class StudentOptions(TrainOptions):
             for name, value in least.items()
             if getattr(self, name) < value
         ]
-        if not 0 <= self.min_agreement <= 1:
-            faults.append(f"min_agreement: {self.min_agreement} given, a number from 0 to 1 expected")
         if self.refresh_every is not None and self.refresh_every < 1:
             faults.append(f"refresh_every: {self.refresh_every} given, at least 1 (or None) expected")
         if self.refresh_every is not None and self.ema is None:

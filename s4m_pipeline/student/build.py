@@ -51,9 +51,7 @@ def student_dataloader(
     """
     labelled = unlabeled = coco_dataset(train.json_path, train.images_root, parts["train_pipeline"])
     if labels is not None:
-        unlabeled = pseudo_label_dataset(
-            labels, train.class_names, parts["train_pipeline"], student.min_agreement
-        )
+        unlabeled = pseudo_label_dataset(labels, train.class_names, parts["train_pipeline"])
     return two_branch_dataloader(
         labelled, unlabeled, batch_sizes=batch_sizes, workers=student.workers, seed=student.seed
     )

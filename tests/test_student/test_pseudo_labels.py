@@ -123,25 +123,6 @@ def test_pseudo_labels__instances_without_pixels_are_left_out(
     np.testing.assert_array_equal(found.masks.masks, masks[1:2])
 
 
-@pytest.mark.parametrize(("least", "kept"), [(0.0, [0, 1, 0]), (0.4, [0, 1]), (0.5, [0])])
-def test_min_agreement__leaves_out_what_sam_and_teacher_see_differently(
-    build: Build, cache: Path, tiny_coco: TinyCoco, least: float, kept: list[int]
-) -> None:
-    teacher, refined = np.zeros((2, 3, 64, 64), np.bool_)
-    for index, (columns, shift) in enumerate([(20, 5), (20, 8), (10, 20)]):  # IoU 15/25, 12/28, 0
-        teacher[index, 10 * index : 10 * index + 8, :columns] = True
-        refined[index] = np.roll(teacher[index], shift, axis=1)
-    instances = Instances.create(masks=refined, raw_masks=teacher, labels=[0, 1, 0], scores=[0.9, 0.8, 0.7])
-    first = ImageLabels(image_id=1, height=64, width=64, instances=instances)
-    publish_labels(cache, 3, [first, *(painted_labels(tiny_coco, i, 2) for i in range(2, 7))])
-    dataset = build(pipeline=LOADED, min_agreement=least)
-    dataset.use_generation(3)
-    found = dataset[0]["data_samples"].gt_instances
-    assert found.labels.tolist() == kept
-    np.testing.assert_array_equal(found.masks.masks, refined[: len(kept)])
-    assert len(dataset[1]["data_samples"].gt_instances) == 2  # the teacher's own masks agree with themselves
-
-
 def test_generation__another_one__is_read_and_the_first_let_go(build: Build, cache: Path) -> None:
     dataset = build()
     assert sum(counts(dataset)) > 0

@@ -127,13 +127,18 @@ def _picture_names(images: "Sequence[CocoImage]") -> dict[int, str]:
 
 def _report_unreadable(unreadable: "Sequence[Unreadable]", total: int, folder: Path) -> None:
     """List skipped images in a file, the first ones on the console; refuse if there is nothing else."""
+    from s4m_pipeline.data.images import FORMATS
     from s4m_pipeline.refine.photos import list_unreadable
 
     if not unreadable:
         return
     skipped = [(image.file_name, image.reason) for image in sorted(unreadable)]
     if len(skipped) == total:
-        raise UserError(f"None of the {total} images can be read:\n{list_unreadable(skipped)}")
+        raise UserError(
+            f"None of the {total} images can be read:\n{list_unreadable(skipped)}\n"
+            f"Expected whole files of the formats {', '.join(FORMATS)}. Open one in another program: if it "
+            "is shown there, save it as PNG or JPEG, 8 bit; if not, copy it anew from where it came from."
+        )
     path = folder / UNREADABLE
     path.write_text("".join(f"{name}: {reason}\n" for name, reason in skipped), encoding="utf-8")
     console.progress.print(

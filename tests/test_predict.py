@@ -133,7 +133,7 @@ def test_predict__only_unreadable_images_fail_without_results(
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"(?s)None of the 1 images can be read.*a\.png"):
+    with pytest.raises(UserError, match=r"(?s)None of the 1 images can be read.*a\.png.*BMP.*save it as"):
         run(tiny_config, tiny_checkpoint, tmp_path / "in", out=tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 

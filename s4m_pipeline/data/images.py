@@ -18,7 +18,7 @@ EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
 """File name endings (in small letters) that a folder of images is searched for."""
 
 # An explicit list: Pillow also reads formats that run other programs, such as PostScript.
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -102,7 +102,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         if path.stat().st_size == 0:
             raise ImageError(path, Problem.FILE_EMPTY, "the file has zero bytes")
         with _pillow_limit_off():
-            image = Image.open(path, formats=_FORMATS)
+            image = Image.open(path, formats=FORMATS)
     except FileNotFoundError as error:
         raise ImageError(path, Problem.FILE_MISSING, "no such file") from error
     except UserError:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ def result_of(trial: Trial, folder: Path, network: Network) -> dict[str, float] 
 
 
 def jobs_of(setting: Setting, trials: Sequence[Trial], devices: int) -> list[dict[Path, Job]]:
-    """All jobs by folder, in phases: those of a phase need only what earlier phases made."""
+    """All jobs by folder: teachers, labels, students; each takes what jobs before it made."""
     teachers: dict[Path, Job] = {}
     labels: dict[Path, Job] = {}
     students: dict[Path, Job] = {}
@@ -133,11 +133,22 @@ class Workers:
             process.terminate()
 
     def run(self, phases: Sequence[dict[Path, Job]]) -> None:
-        """Do what is not done yet; a job that lacks the result of a failed one is left out."""
-        for phase in phases:
-            waiting = [job for job in phase.values() if not job.done()]
-            with ThreadPoolExecutor(self.at_once) as pool:
-                list(pool.map(self._try, waiting))
+        """Do what is not done yet, the first job that has all it takes first.
+
+        A job that lacks the result of a failed one is left out.
+        """
+        waiting = [job for phase in phases for job in phase.values() if not job.done()]
+        unfinished = {job.folder for job in waiting}
+        running: dict[Future[None], Job] = {}
+        with ThreadPoolExecutor(self.at_once) as pool:
+            while waiting or running:
+                ready = [job for job in waiting if not any(made.parent in unfinished for made in job.takes)]
+                for job in ready[: self.at_once - len(running)]:
+                    waiting.remove(job)
+                    running[pool.submit(self._try, job)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    unfinished.remove(running.pop(future).folder)
 
     def _try(self, job: Job) -> None:
         began = time.monotonic()

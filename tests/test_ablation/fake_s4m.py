@@ -1,6 +1,7 @@
 """Stands in for `s4m run`: the same files in the same places, within milliseconds and without networks.
 
 It notes what it does in the file FAKE_JOURNAL; a stage lasts FAKE_SECONDS; the one named in FAKE_FAILS fails.
+The teacher with the seed FAKE_SLOW_SEED is done only after some labels were made.
 """
 
 import json
@@ -41,6 +42,11 @@ def main(words: list[str]) -> None:
 
 
 def do_teacher(folder: Path, settings: list[str]) -> None:
+    if f"teacher.seed={os.environ.get('FAKE_SLOW_SEED')}" in settings:
+        deadline = time.monotonic() + 60
+        while "end refine" not in Path(os.environ["FAKE_JOURNAL"]).read_text():
+            assert time.monotonic() < deadline, "labels wait for a teacher that is not theirs"
+            time.sleep(0.02)
     write_weights(folder / "teacher", settings)
 
 

@@ -143,6 +143,12 @@ def test_ablation__job_that_fails__shows_its_log_and_fills_the_rest(ablation):
     assert "| refined labels | - |" in (ablation.root / "control.md").read_text()
 
 
+def test_ablation__one_slow_teacher__holds_up_its_own_rows_only(ablation):
+    options = ("--table", "control", "--rows", "raw", "--seeds", "2", "--jobs", "2")
+    code, output = ablation.run(*options, FAKE_SLOW_SEED="1")
+    assert code == 0, output
+
+
 def test_ablation__only_teachers_compared__trains_no_student(ablation):
     code, _ = ablation.run("--table", "sd-target", "--rows", "none", "--seeds", "1")
     assert code == 0

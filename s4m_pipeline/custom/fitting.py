@@ -88,7 +88,7 @@ def _median_sides(sizes_px: Sequence[tuple[int, int]]) -> tuple[float, float]:
 
 
 def _fit_cpu(short: float, long: float, num_labeled: int) -> Fit:
-    """Two cores: images as small as the demo's, a few hundred steps, minutes; the shares are the demo's."""
+    """Two cores: images as small as the demo's, a few hundred steps, minutes."""
     short_px = _multiple(min(max(short, 96), 160), 32)
     iterations = min(max(50 * num_labeled // 8, 200), 400)
     return Fit(

@@ -46,7 +46,7 @@ data/demo/split/split.json: | setup
 	$(BIN)/s4m data split data/demo/train.json --percent 6 --out data/demo/split --val data/demo/val.json --force
 
 ablation: setup data/demo/split/split.json ## Components and control on the demo's data, SEEDS=3: see docs/ablations.md
-	$(BIN)/s4m ablation configs/demo/demo.py --table components,control --seeds $(or $(SEEDS),3) --jobs 2
+	$(BIN)/s4m ablation configs/demo/ablation.py --table components,control --seeds $(or $(SEEDS),3) --jobs 2
 
 # Without PROFILE=smoke these need the data, the weights (they say which), GPUs and days.
 PROFILE ?= paper

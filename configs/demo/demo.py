@@ -22,7 +22,7 @@ data = dict(
     test_images="test",
 )
 teacher = dict(
-    iterations=400,
+    iterations=600,
     batch_size=8,
     workers=1,
     ema=0.99,
@@ -32,11 +32,11 @@ teacher = dict(
     log_every=20,
 )
 student = dict(
-    iterations=600,
+    iterations=800,
     batch_size=8,
     unlabeled_batch_size=8,
     workers=1,
-    burn_in=400,
+    burn_in=600,
     refresh_every=100,
     ema=0.99,
     init_from="{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors",
@@ -45,8 +45,9 @@ student = dict(
     log_every=20,
     arp=dict(min_area_px=30),
 )
+model = dict(train_cfg=dict(num_points=1024))  # what the figures above were measured with
 sam = dict(model="nano")
-sd = dict(enabled=True, points=16, weight=10.0)
+sd = dict(enabled=False, points=16)
 refine = dict(nms_iou=0.5, ground_truth="train.json")
 
 train_pipeline = [

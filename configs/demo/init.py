@@ -12,8 +12,6 @@ _base_ = ["demo.py"]
 
 data = dict(root="data/init", test=None, test_images=None)
 teacher = dict(iterations=3000, init_from=None, validate_every=1000, checkpoint_every=250, log_every=50)
-sd = dict(enabled=False)  # nothing of SAM 2 goes into these weights
-model = dict(train_cfg=dict(num_points=1024))
 train_pipeline = [
     dict(type="LoadRGB"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),

@@ -35,7 +35,7 @@ def test_config__names_are_unique() -> None:
 
 def test_config__header_says_command_time_and_expected_ap(experiment: tuple) -> None:
     header = experiment[0].read_text().split('"""')[1]
-    assert "s4m pretrain-teacher" in header or "s4m run" in header
+    assert any(command in header for command in ("s4m pretrain-teacher", "s4m run", "s4m ablation"))
     for expected in ("Time and memory:", "Expected AP:"):
         assert expected in header
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from s4m_pipeline.data.labelled import load_labelled
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
+from s4m_pipeline.options.experiment import load_experiment
+from s4m_pipeline.student.labels import load_labels
 from tests.conftest import REPOSITORY
 from tests.test_refine.conftest import write_untrained_teacher
 
@@ -85,3 +88,12 @@ def prepare(experiment: Path, work: Path) -> Path:
     if not work.exists():
         shutil.copytree(experiment / "work", work)
     return work
+
+
+@pytest.fixture(scope="session")
+def inputs(student_experiment: Path) -> tuple[Any, ...]:
+    """Student, config, labelled images and labels, as a training of `student_experiment` has them."""
+    options, parts = load_experiment(student_experiment / "study.py", [])
+    train, _ = load_labelled(options.data)
+    labels = load_labels(options.data, student_experiment / "work/cache", None, train)
+    return options.require_student(), parts, train, labels

@@ -6,23 +6,11 @@ import torch
 from mmengine.runner import Runner
 from PIL import Image
 
-from s4m_pipeline.data.labelled import load_labelled
 from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.report.augmentation import first_step
 from s4m_pipeline.report.sheets import GAP_PX, SIDE_PX, TITLE_PX
 from s4m_pipeline.student.build import student_dataloader
-from s4m_pipeline.student.labels import load_labels
 from stages.report import arp
-
-
-@pytest.fixture(scope="module")
-def inputs(student_experiment):
-    """Student, config, labelled images and labels, as a training has them."""
-    options, parts = load_experiment(student_experiment / "study.py", [])
-    train, _ = load_labelled(options.data)
-    labels = load_labels(options.data, student_experiment / "work/cache", None, train)
-    return options.require_student(), parts, train, labels
 
 
 def test_arp_command__of_an_experiment__writes_a_row_for_each_pair(student_experiment, tmp_path):

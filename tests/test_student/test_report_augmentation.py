@@ -9,27 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from s4m_pipeline.data.labelled import load_labelled
 from s4m_pipeline.engine.seeding import SeedEachStep
 from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.report.augmentation import first_step
 from s4m_pipeline.report.sheets import GAP_PX, HEADING_PX, SIDE_PX, TITLE_PX, fitted
 from s4m_pipeline.student.arp import draw_placements
-from s4m_pipeline.student.labels import load_labels
 from s4m_pipeline.student.photometric import strong_augment
 from stages.report import augmentation
 
 TILE_PX = SIDE_PX + GAP_PX
-
-
-@pytest.fixture(scope="module")
-def inputs(student_experiment):
-    """Student, config, labelled images and labels, as a training has them."""
-    options, parts = load_experiment(student_experiment / "study.py", [])
-    train, _ = load_labelled(options.data)
-    labels = load_labels(options.data, student_experiment / "work/cache", None, train)
-    return options.require_student(), parts, train, labels
 
 
 class Seen(Exception):

@@ -5,7 +5,7 @@ Commands:         make demo, or
                   s4m data split data/demo/train.json --percent 6 \\
                       --val data/demo/val.json --out data/demo/split
                   s4m run configs/demo/demo.py
-Time and memory:  12 minutes with one thread: teacher 0.25 s a step, student 0.52 s; memory not measured
+Time and memory:  11 minutes with two threads, 12 with one; memory not measured
 Expected AP:      on its test scenes teacher 45.1, student 55.2 (seeds 1 and 2: 40.8, 54.3; 42.8, 53.5)
 """
 

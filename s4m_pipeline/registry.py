@@ -16,6 +16,7 @@ MODULES = (
     "s4m_pipeline.engine.two_branches",
     "s4m_pipeline.evaluation.metric",
     "s4m_pipeline.models.distilled",
+    "s4m_pipeline.models.head",
     "s4m_pipeline.models.mask2former",
     "s4m_pipeline.models.student",
     "s4m_pipeline.student.preprocessor",

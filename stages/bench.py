@@ -17,6 +17,7 @@ class Benchmark(StrEnum):
     prompts = "prompts"
     arp = "arp"
     student_step = "student-step"
+    loss = "loss"
     window = "window"
 
 

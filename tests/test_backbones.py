@@ -62,7 +62,11 @@ def test_swin_t__every_weight_has_the_rate_and_decay_of_mmdets(tiny_swin: nn.Mod
     def groups(paramwise: Any) -> dict[int, tuple[float, float]]:
         settings = build.optim_wrapper({**ours, "paramwise_cfg": paramwise}, "fp32")
         wrapper = build_optim_wrapper(tiny_swin, settings)
-        return {id(g["params"][0]): (g["lr"], g["weight_decay"]) for g in wrapper.param_groups}
+        return {
+            id(weight): (group["lr"], group["weight_decay"])
+            for group in wrapper.param_groups
+            for weight in group["params"]
+        }
 
     found, wanted = groups(ours["paramwise_cfg"]), groups(theirs.to_dict())
     for name, weight in tiny_swin.named_parameters():

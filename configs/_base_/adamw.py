@@ -3,7 +3,7 @@
 _undecayed = dict(lr_mult=1.0, decay_mult=0.0)
 
 optim_wrapper = dict(
-    optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.05, fused=True),
     paramwise_cfg=dict(
         custom_keys={
             "backbone": dict(lr_mult=0.1),

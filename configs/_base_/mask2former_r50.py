@@ -28,7 +28,7 @@ model = dict(
         style="pytorch",
     ),
     panoptic_head=dict(
-        type="Mask2FormerHead",
+        type="BatchedMask2FormerHead",
         in_channels=[256, 512, 1024, 2048],
         strides=[4, 8, 16, 32],
         feat_channels=256,
@@ -82,7 +82,7 @@ model = dict(
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
         assigner=dict(
-            type="NaNTolerantAssigner",
+            type="HungarianAssigner",
             match_costs=[
                 dict(type="ClassificationCost", weight=2.0),
                 dict(type="CrossEntropyLossCost", weight=5.0, use_sigmoid=True),

@@ -12,5 +12,4 @@ _base_ = ["demo.py"]
 
 model = dict(train_cfg=dict(num_points=256))
 teacher = dict(iterations=400)
-student = dict(iterations=300, init_from="teacher", burn_in=0, refresh_every=None, validate_every=300)
-sd = dict(enabled=True, weight=10.0)
+student = dict(iterations=300, burn_in=0, refresh_every=None, validate_every=300)

@@ -119,7 +119,7 @@ class MetricsHook(Hook):
         if torch.cuda.is_available():
             memory["memory_mb"] = torch.cuda.max_memory_allocated() >> 20
         learning = {
-            "lr": runner.optim_wrapper.get_lr()["lr"][-1],
+            "lr": max(runner.optim_wrapper.get_lr()["lr"]),
             "grad_norm": round(runner.optim_wrapper.grad_norm, 5),
         }
         self._append({"step": step, **losses, **learning, **timing, **memory})

@@ -1,10 +1,32 @@
-"""Optimizer steps that are taken only when every gradient is finite."""
+"""Optimizer steps: few and large operations, and only when every gradient is finite."""
 
 import math
 from typing import Any
 
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from torch import nn
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class MergedGroups(DefaultOptimWrapperConstructor):
+    """mmengine's rules for rates and decay by parameter, with one group for all parameters of equal settings.
+
+    mmengine makes a group of every parameter, and an optimizer works group by group, so that one which could
+    update hundreds of tensors at once never has more than one.
+    """
+
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **about: Any) -> None:
+        """Append the groups of a module; mmengine calls it for every part of the network, too."""
+        super().add_params(params, module, prefix=prefix, **about)
+        if prefix:
+            return
+        merged: dict[tuple[Any, ...], dict] = {}
+        for group in params:
+            settings = {name: value for name, value in group.items() if name != "params"}
+            same = merged.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})
+            same["params"] += group["params"]
+        params[:] = merged.values()
 
 
 class _WatchedGradients(OptimWrapper):

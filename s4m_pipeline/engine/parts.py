@@ -52,8 +52,7 @@ def train_dataloader(
         "dataset": {"type": "SeededDataset", "dataset": dataset},
         "sampler": {"type": "SeededSampler", "seed": seed},
         "batch_size": batch_size,
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
+        **_training_loader(workers),
     }
 
 
@@ -95,6 +94,13 @@ def two_branch_dataloader(
             "unlabeled": batch_sizes[1],
         },
         "batch_size": sum(batch_sizes),
+        **_training_loader(workers),
+    }
+
+
+def _training_loader(workers: int) -> dict[str, Any]:
+    return {
+        "collate_fn": {"type": "collate_instances"},
         "num_workers": workers,
         "persistent_workers": workers > 0,
     }
@@ -118,7 +124,8 @@ def optim_wrapper(config: Mapping[str, Any], precision: str) -> dict[str, Any]:
         config: mmengine's `optimizer`, `paramwise_cfg`, `clip_grad`, `accumulative_counts`.
         precision: "fp32", "bf16" or "fp16".
     """
-    parts = {"clip_grad": {"max_norm": float("inf")}, **copy.deepcopy(dict(config))}
+    defaults = {"clip_grad": {"max_norm": float("inf")}, "constructor": "MergedGroups"}
+    parts = {**defaults, **copy.deepcopy(dict(config))}
     if precision == "fp32" or not torch.cuda.is_available():
         return {**parts, "type": "FiniteOptimWrapper"}
     # bf16 has the range of fp32 and needs no scale; scale 1 keeps the scaler's check for NaN and Inf.

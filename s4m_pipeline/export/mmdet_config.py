@@ -7,7 +7,7 @@ from typing import Any
 from s4m_pipeline.engine.parts import model_config
 from s4m_pipeline.errors import UserError
 
-_MMDETS_TYPE = {"InstanceMask2Former": "Mask2Former", "NaNTolerantAssigner": "HungarianAssigner"}
+_MMDETS_TYPE = {"InstanceMask2Former": "Mask2Former", "BatchedMask2FormerHead": "Mask2FormerHead"}
 """What our classes add to these matters while training, or is a faster way to the same result."""
 
 _READ_IMAGE = {"type": "LoadImageFromFile", "imdecode_backend": "pillow"}

@@ -16,6 +16,7 @@ from s4m_pipeline.losses.structural import (
     similarity_rows,
     structural_loss,
 )
+from s4m_pipeline.models.head import as_tensors
 from s4m_pipeline.models.mask2former import InstanceMask2Former
 from s4m_pipeline.models.student import LABELED, StudentMask2Former
 from s4m_pipeline.options.groups import SamOptions, SdOptions
@@ -169,9 +170,7 @@ class _Target(NamedTuple):
 def _foreground(sample: Any, image: Tensor) -> Tensor:
     """(H, W) bool union of a sample's object masks, on the image's device; the image is not padded."""
     height, width = image.shape[-2:]
-    masks = sample.gt_instances.masks
-    if not isinstance(masks, Tensor):  # the student's are tensors already
-        masks = masks.to_tensor(torch.bool, image.device)
+    masks = as_tensors(sample.gt_instances, image.device).masks
     return masks.any(dim=0)[:height, :width]
 
 

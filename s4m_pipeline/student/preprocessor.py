@@ -9,6 +9,7 @@ from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from s4m_pipeline.models.head import as_tensors
 from s4m_pipeline.models.student import UNLABELED
 from s4m_pipeline.options.student import ArpOptions, PhotometricOptions
 from s4m_pipeline.student.arp import LabelledImages, paste_instances
@@ -62,9 +63,7 @@ class StudentPreprocessor(DetDataPreprocessor):
         """A batch on the device, and which images of it are unlabelled."""
         data = super().forward(data, True)
         for sample in data["data_samples"]:
-            instances = sample.gt_instances
-            masks = instances.masks.to_tensor(torch.bool, data["inputs"].device)
-            sample.gt_instances = InstanceData(labels=instances.labels, masks=masks)
+            sample.gt_instances = as_tensors(sample.gt_instances, data["inputs"].device)
         branches = [sample.metainfo["branch"] for sample in data["data_samples"]]
         return data, [i for i, branch in enumerate(branches) if branch == UNLABELED]
 

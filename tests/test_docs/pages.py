@@ -26,16 +26,22 @@ class Line(NamedTuple):
         return f"{self.page.name}: {shlex.join(self.words)}"
 
 
-def blocks(page: Path) -> Iterator[str]:
-    """Contents of a page's code blocks that are not in another language than the shell's."""
-    for _, language, content in FENCE.findall(page.read_text()):
-        if language in ("", "bash", "sh", "shell"):
-            yield content
+class Block(NamedTuple):
+    """A code block with commands, and the comment right above it that says what it needs."""
+
+    mark: str | None
+    """`needs data: ...`: a reader must have that first; `needs more: ...`: the tests do not run it."""
+    lines: list[Line]
 
 
-def lines(page: Path) -> Iterator[Line]:
-    for block in blocks(page):
-        yield from lines_of(page, block)
+def command_blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text()
+    for block in FENCE.finditer(text):
+        found = list(lines_of(page, block[3])) if block[2] in ("", "bash", "sh", "shell") else []
+        above = text[: block.start()].rstrip("\n").rpartition("\n")[2]
+        mark = re.fullmatch(r" *<!-- (needs .*?) *-->", above)
+        if found:
+            yield Block(mark and mark[1], found)
 
 
 def lines_of(page: Path, block: str) -> Iterator[Line]:
@@ -65,7 +71,8 @@ def spans(page: Path) -> list[str]:
     ]
 
 
-LINES = [line for page in PAGES if page != PAGE for line in lines(page)]
+BLOCKS = [block for page in PAGES if page != PAGE for block in command_blocks(page)]
+LINES = [line for block in BLOCKS for line in block.lines]
 SPANS = [(page, text) for page in PAGES for text in spans(page)]
 
 

@@ -1,27 +1,26 @@
-"""Blocks with commands say what their reader must have first: `<!-- needs data: ... -->`."""
+"""Blocks with commands say what their reader must have first, and what keeps the tests from running them.
+
+`<!-- needs data: ... -->` above a block names what a reader must have first; the tests have stand-ins for it.
+`<!-- needs more: ... -->` names what is not to be had in a test: GPUs, downloads, servers, hours.
+"""
 
 import re
 
-import pytest
-
-from stages.reference import PAGE
-from tests.test_docs.pages import FENCE, PAGES, ROOT, lines_of
+from tests.test_docs.pages import BLOCKS, PAGES
 
 NEEDS_NOTHING = ("s4m data demo", "s4m data coins", "s4m data miniature", "s4m doctor", "make ")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_blocks__with_commands__say_what_they_need_or_need_nothing(page):
+def test_blocks__with_commands__say_what_they_need_or_need_nothing():
     """What needs no mark works after `make setup` alone, or with what the block's first line writes."""
-    text, unmarked = page.read_text(), []
-    for block in FENCE.finditer(text):
-        before = text[: block.start()].rstrip("\n").rpartition("\n")[2]
-        first = next((line for line in lines_of(page, block[3]) if line.words[0] != "python"), None)
-        if page == PAGE or first is None or re.fullmatch(r" *<!-- needs .*-->", before):
-            continue
-        if not str(first).partition(": ")[2].startswith(NEEDS_NOTHING):
-            unmarked.append(str(first))
-    assert unmarked == []
+    unmarked = [block.lines[0] for block in BLOCKS if block.mark is None and block.lines[0].words[0] != "python"]
+    begins = [str(line).partition(": ")[2] for line in unmarked]
+    assert [begin for begin in begins if not begin.startswith(NEEDS_NOTHING)] == []
+
+
+def test_marks__are_of_two_kinds():
+    kinds = {block.mark.partition(":")[0] for block in BLOCKS if block.mark}
+    assert kinds == {"needs data", "needs more"}
 
 
 def test_marks__of_what_a_block_needs__stand_right_before_one():

@@ -18,13 +18,14 @@ def test_optimizer__every_weight_has_the_papers_rate_and_decay(built: Built) -> 
 
     wrapper = build_optim_wrapper(built.network, build.optim_wrapper(built.parts["optim_wrapper"], "fp32"))
     assert type(wrapper.optimizer) is torch.optim.AdamW
-    found = {id(group["params"][0]): group for group in wrapper.param_groups}
+    found = {id(weight): group for group in wrapper.param_groups for weight in group["params"]}
     expected = {id(weight): (name, decay) for name, weight, decay in _weights_and_decays(built.network)}
     assert expected.keys() <= found.keys()
     for key, (name, decay) in expected.items():
         rate = 1e-5 if name.startswith("backbone.") else 1e-4
         group = found[key]
         assert (group["lr"], group["weight_decay"]) == (pytest.approx(rate), decay), name
+    assert len(wrapper.param_groups) < 10  # an optimizer is as fast as its groups are large
 
 
 def _weights_and_decays(network: nn.Module) -> Iterator[tuple[str, nn.Parameter, float]]:

@@ -2,8 +2,8 @@
 
     s4m bench loss        (or python -m benchmarks.loss)
 
-Both heads get the same random logits and objects and draw the same points, so their losses are equal, which is
-checked first. On a CPU the seconds are processor time of one thread.
+Both heads get the same random logits and objects and draw the same points, so their losses are equal, which
+is checked on the CPU. There the seconds are processor time of one thread.
 """
 
 import platform
@@ -54,7 +54,8 @@ def main() -> None:
         heads = build_heads(size, device)
         batch = draw_batch(heads[0], size, device)
         ours, theirs = time_in_turn(heads, batch, device)
-        about = f"{title}: {size.images} images of {size.crop_hw[0]}x{size.crop_hw[1]}, {size.objects} objects each"
+        height, width = size.crop_hw
+        about = f"{title}: {size.images} images of {height}x{width}, {size.objects} objects each"
         table.add_row(about, f"{ours * 1e3:.0f}", f"{theirs * 1e3:.0f}", f"{theirs / ours:.1f}")
     Console(width=140).print(table)
 
@@ -66,7 +67,9 @@ def build_heads(size: Size, device: torch.device) -> tuple[nn.Module, nn.Module]
     parts, _ = load_config(CONFIGS / size.config)
     config = model_config(parts["model"], NUM_CLASSES)
     head = {**config["panoptic_head"], "train_cfg": config["train_cfg"], "test_cfg": config["test_cfg"]}
-    ours, theirs = (MODELS.build({**head, "type": kind}) for kind in ("BatchedMask2FormerHead", "Mask2FormerHead"))
+    ours, theirs = (
+        MODELS.build({**head, "type": kind}) for kind in ("BatchedMask2FormerHead", "Mask2FormerHead")
+    )
     return ours.to(device), theirs.to(device)
 
 
@@ -80,7 +83,9 @@ def draw_batch(head: Any, size: Size, device: torch.device) -> tuple[Tensor, Ten
     objects = []
     for _ in range(size.images):
         filled = torch.zeros(size.objects, height, width, dtype=torch.bool)
-        for mask, (top, left) in zip(filled, torch.rand(size.objects, 2, generator=random).tolist(), strict=True):
+        for mask, (top, left) in zip(
+            filled, torch.rand(size.objects, 2, generator=random).tolist(), strict=True
+        ):
             y, x = int(top * 0.7 * height), int(left * 0.7 * width)
             mask[y : y + height // 4, x : x + width // 6] = True
         labels = torch.randint(NUM_CLASSES, (size.objects,), generator=random)

@@ -15,7 +15,7 @@ from cache.atomic import atomic_path
 from cache.errors import CacheError, abridged, disk_error, reading
 from cache.fingerprint import file_hash
 from cache.generation import Generation, GenerationSpec
-from cache.generations import begin, publish
+from cache.generations import begin, generations, publish
 from cache.masks import Masks
 from cache.reader import CacheReader
 from cache.records import ImageLabels, Instances
@@ -118,7 +118,7 @@ def import_coco(path: Path, root: Path, number: int | None = None) -> Generation
     Args:
         path: a COCO instance file; crowds and masks without pixels are left out.
         root: the cache's folder.
-        number: which generation; by default the newest there is, or 1.
+        number: which generation; by default the one that this file went to before, else a new one.
 
     Raises:
         CacheError: if the file is faulty, the generation holds anything else, or the disk refuses.
@@ -131,7 +131,10 @@ def import_coco(path: Path, root: Path, number: int | None = None) -> Generation
         num_shards=1,
         fingerprint={"imported_from": path.name, "file": file_hash(path)},
     )
-    generation = begin(root, spec, number)
+    known = generations(root)
+    made_of_it = [generation.number for generation in known if not generation.spec.differences(spec)]
+    following = known[-1].number + 1 if known else 1
+    generation = begin(root, spec, number or max(made_of_it, default=following))
     with ShardWriter(generation, ShardSpec(1, 1)) as writer:
         for image_id in writer.pending.tolist():
             writer.append(source.labels(image_id))

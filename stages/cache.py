@@ -153,7 +153,16 @@ def gc(
 def import_(
     root: Root,
     annotations: Annotated[Path, typer.Argument(metavar="JSON", help="COCO instance annotations.")],
-    generation: Number = None,
+    generation: Annotated[
+        int | None,
+        typer.Option(
+            "--generation",
+            "-g",
+            min=1,
+            help="Its number.",
+            show_default="the one of this file, else a new one",
+        ),
+    ] = None,
 ) -> None:
     """Make a generation of COCO annotations, whoever made them, and publish it."""
     from cache.coco import import_coco

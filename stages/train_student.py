@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from s4m_pipeline import console
 from s4m_pipeline.options.experiment import Options, load_experiment, settings_of
-from s4m_pipeline.options.student import StudentOptions
+from s4m_pipeline.options.student import OWN_TEACHER, StudentOptions
 from stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
 from stages.artifacts import (
     CACHE,
     GENERATIONS,
     STUDENT,
-    TEACHER,
     WEIGHTS,
     RunRecord,
     experiment_folder,
@@ -51,7 +50,7 @@ def train_student(
     }
     launch_ranks(devices, batches)
     experiment = experiment_folder(config, work_dir)
-    if student.init_from == TEACHER:
+    if student.init_from == OWN_TEACHER:
         student = dataclasses.replace(student, init_from=str(teacher_weights(experiment)))
     with joined(student.rank_timeout_s):
         _train(options, student, parts, config, experiment, overwrite, allow_partial, trust_checkpoint)

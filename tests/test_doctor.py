@@ -312,6 +312,13 @@ def first_start(experiment: experiment_checks.Experiment) -> Finding:
     return next(iter(experiment_checks.check_init_from(experiment)))
 
 
+def test_check_init_from__of_the_experiments_own_teacher__is_no_file(tiny_config):
+    own = read(tiny_config, "teacher.init_from=none", "student.init_from=teacher")
+    assert list(experiment_checks.check_init_from(own)) == []
+    lost = read(tiny_config, "teacher.init_from=none", "student.init_from=teachers")
+    assert [finding.status for finding in experiment_checks.check_init_from(lost)] == ["fix"]
+
+
 def test_check_weights__absent_or_to_be_downloaded__are_told_apart(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -50,7 +50,9 @@ def losses_and_gradients(head, logits, masks, objects):
 
 
 @pytest.mark.parametrize(
-    "counts", [(3,), (4, 1, 6), (0, 5), (0, 0), (QUERIES + 5, 2)], ids=["one", "some", "none of two", "none", "too many"]
+    "counts",
+    [(3,), (4, 1, 6), (0, 5), (0, 0), (QUERIES + 5, 2)],
+    ids=["one", "some", "none of two", "none", "too many"],
 )
 def test_losses__from_the_same_draws__are_those_of_mmdet(heads, counts):
     ours, theirs = heads
@@ -83,7 +85,9 @@ def test_loss__takes_mmdets_masks_as_well_as_tensors(heads):
 
     ours, _ = heads
     _, _, objects = batch((3, 2))
-    features = [torch.randn(2, channels, 16 >> level, 16 >> level) for level, channels in enumerate((16, 32, 64, 128))]
+    features = [
+        torch.randn(2, channels, 16 >> level, 16 >> level) for level, channels in enumerate((16, 32, 64, 128))
+    ]
     meta = {"img_shape": (SIZE_PX, SIZE_PX), "batch_input_shape": (SIZE_PX, SIZE_PX)}
     told = []
     for dense in (True, False):
@@ -108,5 +112,7 @@ def test_head__of_other_costs__is_refused(heads):
     config = model_config(parts["model"], CLASSES)
     config["train_cfg"]["assigner"]["match_costs"].pop()
     head = {**config["panoptic_head"], "train_cfg": config["train_cfg"], "test_cfg": config["test_cfg"]}
-    with pytest.raises(ValueError, match="match_costs must be .* not ClassificationCost, CrossEntropyLossCost"):
+    with pytest.raises(
+        ValueError, match=r"match_costs must be .* not ClassificationCost, CrossEntropyLossCost"
+    ):
         MODELS.build(head)

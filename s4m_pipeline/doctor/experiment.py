@@ -12,6 +12,7 @@ from s4m_pipeline.doctor.finding import Finding, first_line, pasted
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import Options, load_experiment
 from s4m_pipeline.options.groups import TrainOptions
+from s4m_pipeline.options.student import OWN_TEACHER
 
 GB = 10**9
 LABEL_BYTES = 15_000
@@ -141,7 +142,7 @@ def check_init_from(experiment: Experiment) -> Iterator[Finding]:
     trainings = {"teacher": experiment.options.teacher, "student": experiment.options.student}
     for stage, training in trainings.items():
         start = training.init_from if training else None
-        if start is None:
+        if start is None or (stage == "student" and start == OWN_TEACHER):
             continue
         name = f"{stage}.init_from"
         if not start.startswith("torchvision://"):

@@ -1,7 +1,7 @@
 """Mask2Former's head with the objects of a whole batch matched and compared at once.
 
-Axes: B images, Q queries, C classes with "no object" last, N objects of all images, M of the image that has most,
-P sampled points, T pairs of query and object, H x W pixels of the masks.
+Axes: B images, Q queries, C classes with "no object" last, N objects of all images, M of the image that has
+most, P sampled points, T pairs of query and object, H x W pixels of the masks.
 """
 
 from collections.abc import Sequence
@@ -54,10 +54,10 @@ class Objects(NamedTuple):
 class BatchedMask2FormerHead(Mask2FormerHead):
     """mmdet's head, whose loss costs less: the same numbers from the same random draws.
 
-    mmdet compares, samples and matches image by image and waits for the device several times for each, in every
-    decoder layer. Here a layer's costs are one matrix product for all images, and the device is waited for once.
-    A prediction that is NaN or Inf is matched as if it were flat; the loss is then not finite, and the step is
-    skipped, where SciPy would raise in the middle of it.
+    mmdet compares, samples and matches image by image and waits for the device several times for each, in
+    every decoder layer. Here a layer's costs are one matrix product for all images, and the device is waited
+    for once. A prediction that is NaN or Inf is matched as if it were flat; the loss is then not finite, and
+    the step is skipped, where SciPy would raise in the middle of it.
 
     Args: those of mmdet's head; `train_cfg.assigner` must have the three costs of Mask2Former.
 
@@ -187,7 +187,9 @@ class BatchedMask2FormerHead(Mask2FormerHead):
         overlap = 2 * (inside_BQP @ target_BMP.mT)
         both = inside_BQP.sum(-1, keepdim=True) + target_BMP.sum(-1)[:, None]
         dice = 1 - (overlap + self.dice_cost.eps) / (both + self.dice_cost.eps)
-        return self.mask_cost.weight * entropy + self.dice_cost.weight * dice - self.class_cost.weight * classes
+        return (
+            self.mask_cost.weight * entropy + self.dice_cost.weight * dice - self.class_cost.weight * classes
+        )
 
 
 def as_tensors(instances: InstanceData, device: torch.device) -> InstanceData:

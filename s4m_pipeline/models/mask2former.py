@@ -17,8 +17,8 @@ class InstanceMask2Former(Mask2Former):
     """Mask2Former whose prediction enlarges only the masks of the queries it reports.
 
     The result equals mmdet's, which enlarges the masks of all queries twice. Unlike there,
-    `test_cfg.max_per_image` may exceed queries times classes. The backbone computes in the memory format in which
-    convolutions are faster, on CPUs as on GPUs' tensor cores.
+    `test_cfg.max_per_image` may exceed queries times classes. The backbone keeps channels last, as fast
+    convolutions want them on CPUs and on tensor cores.
 
     Args:
         network: arguments of mmdet's `Mask2Former`.

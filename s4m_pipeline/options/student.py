@@ -61,6 +61,10 @@ class PhotometricOptions:
         refuse(faults)
 
 
+OWN_TEACHER = "teacher"
+"""Value of `student.init_from` for the weights of the experiment's own teacher."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions(TrainOptions):
     """Training of the student; `batch_size` counts labelled images."""

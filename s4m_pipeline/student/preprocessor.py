@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from mmdet.models import DetDataPreprocessor
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList

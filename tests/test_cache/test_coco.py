@@ -80,6 +80,19 @@ def test_import__of_an_export_gives_the_same_labels(reader, tmp_path):
     assert import_coco(tmp_path / "out.json", tmp_path / "imported") == generation
 
 
+def test_import__into_a_cache_with_other_labels_makes_the_next_generation(reader, tmp_path):
+    export_coco(reader, tmp_path / "one.json")
+    body = json.loads((tmp_path / "one.json").read_text())
+    (tmp_path / "two.json").write_text(json.dumps({**body, "annotations": body["annotations"][1:]}))
+    root = tmp_path / "imported"
+
+    numbers = [import_coco(tmp_path / f"{name}.json", root).number for name in ("one", "two", "two")]
+
+    assert numbers == [1, 2, 2]
+    with CacheReader.current(root) as imported:
+        assert imported.generation.number == 2
+
+
 @given(st.tuples(st.integers(1, 30), st.integers(1, 30)).flatmap(lambda shape: hnp.arrays(np.bool_, shape)))
 def test_decode__any_rle_equals_pycocotools(mask):
     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))

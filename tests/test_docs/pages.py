@@ -27,21 +27,29 @@ class Line(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A code block with commands, and the comment right above it that says what it needs."""
+    """A code block with commands or Python, and the comment right above it that says what it needs."""
 
     mark: str | None
     """`needs data: ...`: a reader must have that first; `needs more: ...`: the tests do not run it."""
     lines: list[Line]
+    python: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether the tests run it."""
+        has_commands = any(line.words[0] == "s4m" for line in self.lines)
+        return (has_commands or bool(self.python)) and not (self.mark or "").startswith("needs more")
 
 
-def command_blocks(page: Path) -> Iterator[Block]:
+def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text()
     for block in FENCE.finditer(text):
         found = list(lines_of(page, block[3])) if block[2] in ("", "bash", "sh", "shell") else []
+        python = block[3] if block[2] == "python" else ""
         above = text[: block.start()].rstrip("\n").rpartition("\n")[2]
         mark = re.fullmatch(r" *<!-- (needs .*?) *-->", above)
-        if found:
-            yield Block(mark and mark[1], found)
+        if found or python:
+            yield Block(mark and mark[1], found, python)
 
 
 def lines_of(page: Path, block: str) -> Iterator[Line]:
@@ -71,7 +79,7 @@ def spans(page: Path) -> list[str]:
     ]
 
 
-BLOCKS = [block for page in PAGES if page != PAGE for block in command_blocks(page)]
+BLOCKS = [block for page in PAGES if page != PAGE for block in blocks(page)]
 LINES = [line for block in BLOCKS for line in block.lines]
 SPANS = [(page, text) for page in PAGES for text in spans(page)]
 

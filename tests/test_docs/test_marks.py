@@ -13,8 +13,8 @@ NEEDS_NOTHING = ("s4m data demo", "s4m data coins", "s4m data miniature", "s4m d
 
 def test_blocks__with_commands__say_what_they_need_or_need_nothing():
     """What needs no mark works after `make setup` alone, or with what the block's first line writes."""
-    unmarked = [block.lines[0] for block in BLOCKS if block.mark is None and block.lines[0].words[0] != "python"]
-    begins = [str(line).partition(": ")[2] for line in unmarked]
+    lines = [block.lines[0] for block in BLOCKS if block.mark is None and block.lines]
+    begins = [str(line).partition(": ")[2] for line in lines if line.words[0] != "python"]
     assert [begin for begin in begins if not begin.startswith(NEEDS_NOTHING)] == []
 
 

@@ -67,7 +67,7 @@ def ablation(
         return
     for trials in plans.values():
         _link(trials)
-    workers = Workers(jobs, lambda text: console.progress.print(text, markup=False, soft_wrap=True))
+    workers = Workers(jobs, lambda text: console.progress.print(text, soft_wrap=True))
     with answered(lambda number, _: workers.stop(number), signal.SIGTERM, signal.SIGINT):
         workers.run(phases)
     for name, trials in plans.items():
@@ -102,7 +102,7 @@ def _announce(plans: "dict[TableName, list[Trial]]", phases: "Sequence[dict[Path
         for row in {trial.row.name: trial.row for trial in trials}.values():
             share = "" if row.labeled_percent is None else f"{row.labeled_percent} % labelled"
             grid.add_row(row.name, " ".join(row.settings) or share or "as in the config")
-        console.progress.print(grid, markup=False)
+        console.progress.print(grid)
     for kind, phase in zip(("teachers", "generations of labels", "students"), phases, strict=True):
         done = sum(job.done() for job in phase.values())
         console.progress.print(f"{len(phase)} {kind}, {done} of them done")
@@ -142,4 +142,4 @@ def _show(setting: "Setting", name: str, table: Table, trials: "Sequence[Trial]"
         grid.add_row(*line)
     console.result.print(grid)
     path = write_table(setting, name, table, trials, rows)
-    console.result.print(f"{path}", markup=False, soft_wrap=True)
+    console.result.print(f"{path}")

@@ -70,7 +70,7 @@ def verify(root: Root, generation: Number = None, as_json: Json = False) -> None
         _print_json({"sound": sound, "faults": faults, "generations": reports})
     else:
         for line in faults:
-            console.result.print(line, markup=False)
+            console.result.print(line)
         for known, found in checked.items():
             _print_verification(known, found)
     raise typer.Exit(0 if sound else 1)
@@ -145,7 +145,7 @@ def gc(
         _print_json({"removed": removed})
         return
     for path in removed:
-        console.result.print(f"removed {path}", markup=False)
+        console.result.print(f"removed {path}")
     console.result.print(f"{len(removed)} folders removed.")
 
 
@@ -168,7 +168,7 @@ def import_(
     from cache.coco import import_coco
 
     made = import_coco(annotations, root, generation)
-    console.result.print(f"{made.path}: {made.image_ids.size} images, published", markup=False)
+    console.result.print(f"{made.path}: {made.image_ids.size} images, published")
 
 
 @app.command()
@@ -251,20 +251,19 @@ def _print_verification(generation: "Generation", found: "Verification") -> None
     rows = [[str(damage.path.relative_to(generation.path)), damage.problem] for damage in found.damages]
     _print_table(f"{generation.name}: {len(rows)} damages", ["file", "problem"], rows)
     ids = " ".join(map(str, found.lost_ids.tolist()))
-    console.result.print(f"{found.lost_ids.size} images lost: {ids}", soft_wrap=True)
-    console.result.print(f"Next: s4m cache repair {generation.root}", markup=False, soft_wrap=True)
+    console.result.print(f"{found.lost_ids.size} images lost: {ids}")
+    console.result.print(f"Next: s4m cache repair {generation.root}")
 
 
 def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=title, title_justify="left")
     for column, *cells in zip(columns, *rows, strict=True):
         numbers = all(cell[:1].isdigit() for cell in cells)
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     console.result.print(table)
 
 

@@ -110,12 +110,12 @@ def main() -> None:
     try:
         build_app()()
     except (UserError, CacheError) as error:
-        console.error.print(str(error), markup=False)
+        console.error.print(str(error))
         sys.exit(1)
     except Exception as error:
         message = explain(error)
         if message is None:
             traceback.print_exc(limit=-6)
             message = "This is a bug in s4m. Please report it with the command and the lines above."
-        console.error.print(message, markup=False)
+        console.error.print(message)
         sys.exit(1)

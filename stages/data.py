@@ -61,7 +61,7 @@ def demo(
     counts = _written_once(folder / f"{DEMO_SUBSETS[-1].name}.json", force, lambda: write_demo(folder, seed))
     for subset in DEMO_SUBSETS:
         line = f"{folder / subset.name}.json: {subset.size} images, {counts[subset.name]} objects"
-        console.progress.print(line, markup=False, soft_wrap=True)
+        console.progress.print(line, soft_wrap=True)
 
 
 @app.command()
@@ -76,7 +76,7 @@ def coins(
     for region in REGIONS:
         images, instances = counts[region.name]
         line = f"{folder / region.name}: {images} images; {region.json_name}: {instances} instances"
-        console.progress.print(line, markup=False, soft_wrap=True)
+        console.progress.print(line, soft_wrap=True)
 
 
 @miniature_app.command("cityscapes")
@@ -133,14 +133,12 @@ def convert_cityscapes(
         console.result.print(
             f"{split.json_path}: {split.images} images{drawn}, {split.instances} instances, "
             f"{split.groups} groups",
-            markup=False,
-            soft_wrap=True,
         )
 
 
 def _print_sizes(root: Path, sizes: dict[str, int]) -> None:
     for name, size in sizes.items():
-        console.progress.print(f"{root}, {name}: {size} images", markup=False, soft_wrap=True)
+        console.progress.print(f"{root}, {name}: {size} images", soft_wrap=True)
 
 
 def _written_once(last: Path, force: bool, write: Callable[[], Counts]) -> Counts:
@@ -173,7 +171,7 @@ def check(
     from s4m_pipeline.data.root import images_beside
 
     data, findings = parse_coco(json_path, images or images_beside(json_path), max_pixels)
-    console.progress.print(f"{json_path}: decoding {len(data.images)} images", markup=False, soft_wrap=True)
+    console.progress.print(f"{json_path}: decoding {len(data.images)} images", soft_wrap=True)
     with _progress_bar() as bar:
         task = bar.add_task("checking images", total=len(data.images))
         findings.update(check_images(data.images, max_pixels, lambda: bar.advance(task)))
@@ -282,7 +280,6 @@ def _warn_of_missing_files(sets: "list[CocoData]") -> None:
                 f"{data.json_path}: {missing} of {len(data.images)} files are not in {data.images_root}; "
                 "only their names are compared. --images and --val-images name the folders.",
                 style="yellow",
-                markup=False,
                 soft_wrap=True,
             )
 
@@ -291,12 +288,10 @@ def _print_split(out: Path, record: dict[str, Any]) -> None:
     absent = [name for name, count in record["labeled"]["instances_per_class"].items() if count == 0]
     if absent:
         console.progress.print(
-            f"no labelled instance of: {', '.join(absent)}", style="yellow", markup=False, soft_wrap=True
+            f"no labelled instance of: {', '.join(absent)}", style="yellow", soft_wrap=True
         )
     labeled, unlabeled = record["labeled"], record["unlabeled"]
     console.result.print(
         f"{labeled['images']} images with {labeled['instances']} instances labelled, "
         f"{unlabeled['images']} images unlabelled, in {out}",
-        markup=False,
-        soft_wrap=True,
     )

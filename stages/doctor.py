@@ -47,9 +47,9 @@ def _print(findings: "list[Finding]") -> None:
     for finding in findings:
         line = Text(f"{finding.status:4}", style=colours[finding.status])
         line.append(f"  {finding.name:{width}}  {finding.text}", style="default")
-        console.result.print(line, soft_wrap=True)
+        console.result.print(line)
         if finding.command and finding.status != "ok":
-            console.result.print(Text(f"{'':{width + 8}}{finding.command}", style="bold"), soft_wrap=True)
+            console.result.print(Text(f"{'':{width + 8}}{finding.command}", style="bold"))
     counts = {status: sum(finding.status == status for finding in findings) for status in ("fix", "warn")}
     verdict = f"{counts['fix']} to fix, {counts['warn']} warnings"
     console.result.print(verdict, style="bold red" if counts["fix"] else "green")

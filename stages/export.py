@@ -58,7 +58,7 @@ def weights(
         write_weights(out, tensors, named_classes(chosen.weights), **about)
     except OSError as error:
         raise _not_writable(out, error) from error
-    console.result.print(f"{out}: {len(tensors)} tensors", markup=False, soft_wrap=True)
+    console.result.print(f"{out}: {len(tensors)} tensors")
 
 
 @app.command()
@@ -97,7 +97,7 @@ def mmdet(
     except OSError as error:
         raise _not_writable(out_dir, error) from error
     for name in (MMDET_CONFIG, MMDET_CHECKPOINT):
-        console.result.print(f"{out_dir / name}", markup=False, soft_wrap=True)
+        console.result.print(f"{out_dir / name}")
 
 
 @app.command()
@@ -141,7 +141,7 @@ def labels(
                 count = export_yolo(reader, out, names)
             except OSError as error:
                 raise disk_error(out, 2 * reader.size_bytes, error) from error
-        console.result.print(f"{out}: {count} objects in {len(reader)} images", markup=False, soft_wrap=True)
+        console.result.print(f"{out}: {count} objects in {len(reader)} images")
 
 
 def _load(
@@ -189,7 +189,6 @@ def _warn_of_category_zero(reader: "CacheReader") -> None:
         console.progress.print(
             f"The category {spec.classes[spec.category_ids.index(0)]} has the id 0, which CVAT takes for no "
             "class. Number the data set's categories from 1 if the file is for CVAT.",
-            markup=False,
             soft_wrap=True,
         )
 

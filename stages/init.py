@@ -119,7 +119,7 @@ def _print_summary(path: Path, prepared: "Prepared", sizes: "Fit", device: "Devi
         f"{sizes.crop_px} px, {sizes.batch_size} in a step, {sizes.iterations} steps"
     )
     _say(f"Next: s4m pretrain-teacher {path}")
-    console.result.print(str(path), markup=False, soft_wrap=True)
+    console.result.print(str(path))
 
 
 def _counts(prepared: "Prepared") -> str:
@@ -133,4 +133,4 @@ def _counts(prepared: "Prepared") -> str:
 
 
 def _say(line: str, style: str | None = None) -> None:
-    console.progress.print(line, style=style, markup=False, soft_wrap=True)
+    console.progress.print(line, style=style, soft_wrap=True)

@@ -66,7 +66,7 @@ def predict(
     skipped = {image.image_id for image in unreadable}
     read = [image for image in images if image.id not in skipped]
     write_images(folder, read, predictor.classes)
-    console.result.print(f"{folder}: {count} objects in {len(read)} images", markup=False, soft_wrap=True)
+    console.result.print(f"{folder}: {count} objects in {len(read)} images")
 
 
 def _refuse_existing(folder: Path) -> None:
@@ -144,6 +144,5 @@ def _report_unreadable(unreadable: "Sequence[Unreadable]", total: int, folder: P
     console.progress.print(
         f"{len(skipped)} of {total} images cannot be read and were skipped; {path} lists them:\n"
         + list_unreadable(skipped),
-        markup=False,
         soft_wrap=True,
     )

@@ -78,7 +78,7 @@ def refine(
         path = _follow(inputs, experiment, share)
     else:
         path = _label(inputs, experiment / CACHE, share, generation)
-    console.result.print(f"{path}", markup=False, soft_wrap=True)
+    console.result.print(f"{path}")
 
 
 def _share(shard: str | None) -> "ShardSpec | None":

@@ -87,7 +87,7 @@ def page(
     )
     out = work_dir / "report.html"
     write_page(out, collect(places, runs, source, images, console.progress.print))
-    console.result.print(f"{out}", markup=False, soft_wrap=True)
+    console.result.print(f"{out}")
 
 
 def _draw_pictures(work_dir: Path, config: Path | None, overrides: Sequence[str]) -> None:
@@ -152,7 +152,7 @@ def similarity(
     from s4m_pipeline.report.illustrations import similarity_picture
 
     similarity_picture(options, parts, checkpoints, image, places, out, trust=trust_checkpoint)
-    console.result.print(f"{out}", markup=False, soft_wrap=True)
+    console.result.print(f"{out}")
 
 
 @app.command()
@@ -178,7 +178,7 @@ def augmentation(
     from s4m_pipeline.report.illustrations import augmentation_picture
 
     augmentation_picture(options, parts, experiment / CACHE, images, path, console.progress.print)
-    console.result.print(f"{path}", markup=False, soft_wrap=True)
+    console.result.print(f"{path}")
 
 
 @app.command()
@@ -204,7 +204,7 @@ def arp(
     from s4m_pipeline.report.illustrations import arp_picture
 
     arp_picture(options, parts, experiment / CACHE, pairs, path)
-    console.result.print(f"{path}", markup=False, soft_wrap=True)
+    console.result.print(f"{path}")
 
 
 def _require_png(path: Path) -> None:

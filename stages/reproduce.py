@@ -106,12 +106,12 @@ def _reproduce(
         overrides=tuple(overrides or ()),
     )
     for step in itertools.chain(preparation(run), experiment(run)):
-        console.progress.print(f"== {step.what}", markup=False, soft_wrap=True)
+        console.progress.print(f"== {step.what}", soft_wrap=True)
         call(step.arguments)
     comparison = compare_with_paper(run)
     path = write_comparison(comparison, run.work_dir)
     _print(comparison)
-    console.result.print(f"{path}", markup=False, soft_wrap=True)
+    console.result.print(f"{path}")
 
 
 def _print(comparison: Comparison) -> None:

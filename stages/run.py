@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import typer
+from rich.text import Text
 
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
@@ -80,7 +81,7 @@ def run(
         return
     for name in chosen:
         plan = PLANS[name](experiment)
-        console.progress.print(f"[bold]{name}[/]: {plan.why}", soft_wrap=True)
+        console.progress.print(Text.assemble((name, "bold"), f": {plan.why}"), soft_wrap=True)
         for command in plan.commands:
             _call(command, experiment, overrides or [])
     if "evaluate" in chosen:
@@ -204,9 +205,7 @@ def _foretell(experiment: Experiment, chosen: Sequence[StageName]) -> None:
     for name in chosen:
         plan = Plan("after that", []) if pending else PLANS[name](experiment)
         pending = pending or bool(plan.commands)
-        console.result.print(
-            f"{name}: {plan.why}{_time_left(experiment, name, plan, pending)}", soft_wrap=True
-        )
+        console.result.print(f"{name}: {plan.why}{_time_left(experiment, name, plan, pending)}")
     judged = doctor.Experiment(experiment.config, experiment.options, experiment.parts)
     disk_gb = doctor.disk_bytes(judged) / 1e9
     console.result.print(f"disk for checkpoints and pseudo-labels: about {disk_gb:.1f} GB")
@@ -250,4 +249,4 @@ def _print_summary(experiment: Experiment) -> None:
     console.result.print(table)
     report = experiment.folder / "report.html"
     if report.exists():
-        console.result.print(f"{report}", markup=False, soft_wrap=True)
+        console.result.print(f"{report}")

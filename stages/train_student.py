@@ -105,7 +105,7 @@ def _train(
         first_step = training.start(allow_partial=allow_partial, trust=trust_checkpoint)
         record.note(device=device_name(), from_step=first_step)
         result.update(training.run(folder / WEIGHTS, omit=DISTILLATION, config=config.stem))
-    console.result.print(f"{folder / WEIGHTS}", markup=False, soft_wrap=True)
+    console.result.print(f"{folder / WEIGHTS}")
 
 
 def load_inputs(options: Options, student: StudentOptions, experiment: Path, anew: bool) -> "StudentInputs":

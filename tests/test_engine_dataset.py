@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from s4m_pipeline.engine.parts import coco_dataset
+from s4m_pipeline.engine.parts import coco_dataset, train_dataloader
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.registry import register_all
 
@@ -76,3 +77,42 @@ def test_dataset__unreadable_image_names_the_file(build: Any, document: dict[str
     document["images"][0]["file_name"] = "absent.png"
     with pytest.raises(UserError, match=r"absent\.png"):
         build(document)[0]
+
+
+def test_collate__keeps_images_labels_and_masks_and_no_other_tensor(
+    build: Any, document: dict[str, Any]
+) -> None:
+    from s4m_pipeline.engine.dataset import collate_instances
+
+    document["annotations"][0]["iscrowd"] = 1
+    dataset = build(document)
+    whole, batch = [dataset[index] for index in range(3)], collate_instances([dataset[i] for i in range(3)])
+    for image, sample, loaded in zip(batch["inputs"], batch["data_samples"], whole, strict=True):
+        kept, given = sample.gt_instances, loaded["data_samples"].gt_instances
+        assert torch.equal(image, loaded["inputs"])
+        assert kept.labels.dtype == np.int64
+        assert kept.labels.tolist() == given.labels.tolist()
+        np.testing.assert_array_equal(kept.masks.masks, given.masks.masks)
+        assert set(kept.keys()) == {"labels", "masks"}
+        assert set(sample.keys()) == {"gt_instances"}
+        assert sample.img_shape == loaded["data_samples"].img_shape
+
+
+def test_loader__its_processes_send_one_tensor_an_image(tiny_coco: Any, tmp_path: Path) -> None:
+    """Each takes a file handle."""
+    from mmengine.runner import Runner
+
+    register_all()
+    data = coco_dataset(tiny_coco.annotations("train"), tiny_coco.images("train"), PIPELINE)
+    loader = Runner.build_dataloader(train_dataloader(data, batch_size=4, workers=0, seed=0))
+    batch = next(iter(loader))
+    tensors = [value for value in _values(batch) if isinstance(value, torch.Tensor)]
+    assert [tensor.dtype for tensor in tensors] == [torch.uint8] * 4
+
+
+def _values(part: Any) -> list[Any]:
+    if isinstance(part, dict):
+        return [value for item in part.values() for value in _values(item)]
+    if isinstance(part, list):
+        return [value for item in part for value in _values(item)]
+    return _values(dict(part.items())) if hasattr(part, "items") else [part]

@@ -28,7 +28,6 @@ def load_labelled(data: DataOptions) -> tuple[CocoData, CocoData]:
         console.progress.print(
             f"{train.json_path}: {unusable} annotations are crowd regions or empty: nothing is learnt from "
             f"them (`s4m data check {train.json_path}` says which).",
-            markup=False,
             soft_wrap=True,
         )
     return train, val

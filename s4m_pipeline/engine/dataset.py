@@ -106,8 +106,10 @@ def collate_instances(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     process. So boxes stay behind, and labels leave as arrays: one tensor for an image instead of three.
     """
     for sample in samples:
-        learnt = sample["data_samples"].gt_instances
-        sample["data_samples"].gt_instances = InstanceData(labels=learnt.labels.numpy(), masks=learnt.masks)
-        sample["data_samples"].pop("ignored_instances", None)
+        annotated = sample["data_samples"]
+        learnt = annotated.gt_instances
+        annotated.gt_instances = InstanceData(labels=learnt.labels.numpy(), masks=learnt.masks)
+        if "ignored_instances" in annotated:
+            del annotated.ignored_instances
     batch: dict[str, Any] = pseudo_collate(samples)
     return batch

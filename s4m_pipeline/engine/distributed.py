@@ -118,7 +118,7 @@ def _say_once(store: dist.Store, place: Place, message: str) -> None:
     with suppress(RuntimeError):  # the process that keeps the store is gone
         first = store.add("messages", 1) == 1
     if first:
-        console.error.print(message, markup=False)
+        console.error.print(message)
     with suppress(RuntimeError):
         if first:
             store.set("said", "")

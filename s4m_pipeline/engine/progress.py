@@ -52,7 +52,7 @@ class TrainingProgress:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     @contextmanager
     def suspended(self) -> Iterator[None]:

@@ -109,7 +109,7 @@ class Training:
         """
         checkpoint = latest_checkpoint(self.folder)
         if checkpoint is not None:
-            console.progress.print(f"Going on from {checkpoint}", markup=False, soft_wrap=True)
+            console.progress.print(f"Going on from {checkpoint}", soft_wrap=True)
             self.runner.resume_from(checkpoint)
             return step_of(checkpoint)
         self.runner.network.init_weights()
@@ -117,7 +117,7 @@ class Training:
         if init_from is not None and not init_from.startswith(TORCHVISION):
             weights = read_weights(Path(init_from), trust=trust)
             taken = initialise(self.runner.network, weights, self.classes, allow_partial=allow_partial)
-            console.progress.print(taken, markup=False, soft_wrap=True)
+            console.progress.print(taken, soft_wrap=True)
         return 0
 
     def run(self, weights: Path, *, omit: str | None = None, **about: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def follow(
         UserError: if nobody would read the labels (see `require_followable`), and as `label_shard_of`.
     """
     student = require_followable(inputs)
-    console.progress.print(f"Following {checkpoints}", markup=False, soft_wrap=True)
+    console.progress.print(f"Following {checkpoints}", soft_wrap=True)
     told = False
     while not stop():
         state = training()  # asked first: what is written before the end is then seen
@@ -81,7 +81,7 @@ def follow(
             if state == "ended":
                 return True
             if state == "absent" and not told:
-                console.progress.print(ABSENT.format(folder=checkpoints), markup=False, soft_wrap=True)
+                console.progress.print(ABSENT.format(folder=checkpoints), soft_wrap=True)
             told = state == "absent"
             time.sleep(POLL_S)
         elif not _make_generation(inputs, root, teacher, shard, stop):

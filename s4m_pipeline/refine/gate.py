@@ -90,7 +90,7 @@ def reject(generation: Generation, quality: Mapping[str, Any], reason: str) -> O
         raise disk_error(path, 4096, error) from error
     kept = f"gen-{current_number(generation.root):04d}"
     console.progress.print(
-        f"{generation.name} is not published, readers keep {kept}: {reason}", soft_wrap=True, markup=False
+        f"{generation.name} is not published, readers keep {kept}: {reason}", soft_wrap=True
     )
     return outcome
 

@@ -20,9 +20,7 @@ def print_session(session: ShardRecord) -> None:
     )
     if session.unreadable:
         names = list_unreadable((name, reason) for name, reason in session.unreadable.values())
-        console.progress.print(
-            f"{len(session.unreadable)} unreadable images have no labels:\n{names}", markup=False
-        )
+        console.progress.print(f"{len(session.unreadable)} unreadable images have no labels:\n{names}")
     if session.full:
         console.progress.print(
             f"{session.full} images have as many labels as the teacher has queries, and may hold more "
@@ -39,7 +37,7 @@ def print_publication(generation: Generation, publication: Mapping[str, Any]) ->
     if "held_out" in quality:
         held_out, names = quality["held_out"], ("PQ", "SQ", "CA", "recall")
         figures = "  ".join(f"{name} {_cell(held_out, name)}" for name in names)
-        console.result.print(f"On the validation images, percent: {figures}", soft_wrap=True)
+        console.result.print(f"On the validation images, percent: {figures}")
     console.result.print(f"{generation.name} is published.")
 
 

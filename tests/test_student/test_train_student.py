@@ -17,6 +17,7 @@ import torch
 from mmengine.hooks import Hook
 from safetensors.torch import load_file
 
+from cache.coco import import_coco
 from cache.errors import CacheError
 from cache.generations import current_number
 from s4m_pipeline.errors import UserError
@@ -205,6 +206,21 @@ def test_train_student__without_pseudo_labels_learns_from_the_labelled_branch_on
         unsupervised = sum(value for name, value in record.items() if name.startswith("unsup_"))
         assert (unsupervised == 0) == (record["pseudo_instances"] == 0)
         assert record["loss"] > 0
+
+
+@pytest.mark.parametrize("refresh", [False, True])
+def test_train_student__labels_of_ones_own_are_learnt_from_until_a_refresh(
+    refresh: bool, train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    """Those of somebody's COCO file: here the true ones."""
+    work = prepare(student_experiment, tmp_path / "run")
+    shutil.rmtree(work / "cache")
+    import_coco(student_experiment / "data/train.json", work / "cache")
+    train_student("run", *(() if refresh else WITHOUT_REFRESH), "student.iterations=4")
+    later = [(2, 2, "taken")] if refresh else []
+    assert taken(work) == [(0, 1, "taken"), *later]
+    first = json.loads((work / "student/metrics.jsonl").read_text().splitlines()[0])
+    assert first["pseudo_instances"] > 0
 
 
 def test_train_student__missing_shards_are_named_with_the_commands_that_make_them(

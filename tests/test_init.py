@@ -198,7 +198,7 @@ SIZES = {"small": (100, 80), "photo": (4000, 3000), "panorama": (8000, 1000)}
 def test_fit__of_any_image_and_memory__is_sound(kind, memory_gb):
     device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
     for num_labeled in (1, 300, 100_000):
-        sizes = fit([SIZES[kind]], num_labeled, device)
+        sizes = fit([SIZES[kind]], num_labeled, 8, device)
         assert sizes.crop_px <= sizes.short_px <= sizes.long_px <= 3 * sizes.short_px
         assert sizes.short_px % 32 == sizes.long_px % 32 == sizes.crop_px % 32 == 0
         assert 1 <= sizes.batch_size <= 16
@@ -211,10 +211,28 @@ def test_fit__of_any_image_and_memory__is_sound(kind, memory_gb):
 
 
 def test_fit__with_more_memory__never_gives_less():
-    fits = [fit([SIZES["photo"]], 1000, Device(memory_bytes=gb * GB)) for gb in (6, 11, 16, 48, 80, 141)]
+    fits = [fit([SIZES["photo"]], 1000, 8, Device(memory_bytes=gb * GB)) for gb in (6, 11, 16, 48, 80, 141)]
     pixels = [sizes.batch_size * sizes.crop_px**2 for sizes in fits]
     assert pixels == sorted(pixels)
     assert (fits[0].sam, fits[-1].sam) == ("facebook/sam2.1-hiera-small", "facebook/sam2.1-hiera-large")
+
+
+@pytest.mark.parametrize(
+    ("device", "objects", "queries"),
+    [([], 10, 20), ([], 39, 60), (["--gpu-gb", 24], 60, 100), (["--gpu-gb", 24], 100, 150)],
+)
+def test_init__for_images_full_of_objects__gives_the_network_queries_for_half_as_many_again(
+    photos, device, objects, queries, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with photos.edit("train.json") as document:
+        first, *others = document["annotations"]
+        others = [other for other in others if other["image_id"] != first["image_id"]]
+        document["annotations"] = others + [{**first, "id": 1000 + k} for k in range(objects)]
+    assert photos.init(*photos.with_val(), *device).exit_code == 0
+    _, config = load_experiment(photos.out / "mine.py", [])
+    assert config["model"]["panoptic_head"]["num_queries"] == queries
+    assert config["model"]["test_cfg"]["max_per_image"] >= queries
 
 
 def test_coins__have_24_masks_and_regions_that_share_no_pixel(tmp_path):

@@ -22,6 +22,7 @@ def config_text(path: Path, prepared: Prepared, sizes: Fit, device: Device) -> s
             f"_base_ = {_texts([CONFIGS.resolve() / '_base_' / base for base in bases])}",
             "",
             _data(prepared),
+            *_network(sizes),
             _training(prepared, sizes),
             _pipelines(sizes),
         ]
@@ -61,6 +62,13 @@ def _data(prepared: Prepared) -> str:
     root = Path(os.path.commonpath([place.resolve() for place in places.values() if place.is_dir()]))
     lines = [f"    {name}={_text(_from(root, place))}," for name, place in places.items()]
     return "\n".join(["data = dict(", f"    root={_text(root)},  # the other paths start here", *lines, ")"])
+
+
+def _network(sizes: Fit) -> list[str]:
+    if sizes.num_queries is None:
+        return []
+    queries = f"panoptic_head=dict(num_queries={sizes.num_queries})"
+    return [f"model = dict({queries}, test_cfg=dict(max_per_image={max(sizes.num_queries, 30)}))"]
 
 
 def _training(prepared: Prepared, sizes: Fit) -> str:

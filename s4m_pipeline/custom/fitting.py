@@ -61,21 +61,24 @@ class Fit:
     ema: float
     """Share of the old average that a step keeps: the window is the paper's part of the training (2,500 steps
     of 90,000)."""
+    num_queries: int | None
+    """Objects that the network can find in an image; None: as many as it has by itself are enough."""
     min_area_px: int
     """Smaller instances are not pasted: the released code's 3,000 pixels of 512 x 1024, at this crop."""
 
 
-def fit(sizes_px: Sequence[tuple[int, int]], num_labeled: int, device: Device) -> Fit:
+def fit(sizes_px: Sequence[tuple[int, int]], num_labeled: int, most_objects: int, device: Device) -> Fit:
     """Choose all sizes.
 
     Args:
         sizes_px: width and height of every image, or of a sample.
         num_labeled: labelled images that are trained on.
+        most_objects: in one image.
     """
     short, long = _median_sides(sizes_px)
     if device.memory_bytes is None:
-        return _fit_cpu(short, long, num_labeled)
-    return _fit_gpu(short, long, num_labeled, device, device.memory_bytes)
+        return _fit_cpu(short, long, num_labeled, most_objects)
+    return _fit_gpu(short, long, num_labeled, most_objects, device, device.memory_bytes)
 
 
 def bytes_per_image(crop_px: int) -> float:
@@ -87,7 +90,13 @@ def _median_sides(sizes_px: Sequence[tuple[int, int]]) -> tuple[float, float]:
     return median(min(size) for size in sizes_px), median(max(size) for size in sizes_px)
 
 
-def _fit_cpu(short: float, long: float, num_labeled: int) -> Fit:
+def _queries(most_objects: int, there_are: int) -> int | None:
+    """Half as many again as the fullest image has objects, in tens, if that is more than there are."""
+    wanted = -(-3 * most_objects // 20) * 10
+    return wanted if wanted > there_are else None
+
+
+def _fit_cpu(short: float, long: float, num_labeled: int, most_objects: int) -> Fit:
     """Two cores: images as small as the demo's, a few hundred steps, minutes."""
     short_px = _multiple(min(max(short, 96), 160), 32)
     iterations = min(max(50 * num_labeled // 8, 200), 400)
@@ -107,11 +116,14 @@ def _fit_cpu(short: float, long: float, num_labeled: int) -> Fit:
         burn_in=iterations // 2,
         refresh_every=iterations // 2,
         ema=0.99,
+        num_queries=_queries(most_objects, 15),
         min_area_px=_min_area(short_px),
     )
 
 
-def _fit_gpu(short: float, long: float, num_labeled: int, device: Device, memory_bytes: int) -> Fit:
+def _fit_gpu(
+    short: float, long: float, num_labeled: int, most_objects: int, device: Device, memory_bytes: int
+) -> Fit:
     """Images near their own size, the largest crop of which two labelled and two unlabelled ones fit.
 
     Burn-in and refresh take the paper's shares of the training (15,000 and 5,000 of 90,000 steps).
@@ -140,6 +152,7 @@ def _fit_gpu(short: float, long: float, num_labeled: int, device: Device, memory
         burn_in=iterations // 6,
         refresh_every=iterations // 18,
         ema=round(1 - 36 / iterations, 4),
+        num_queries=_queries(most_objects, 100),
         min_area_px=_min_area(crop_px),
     )
 

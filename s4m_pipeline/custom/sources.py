@@ -53,6 +53,11 @@ class Prepared:
         """Width and height of every image that is trained on."""
         return [(image.width, image.height) for image in (*self.labeled.images, *self.unlabeled_images)]
 
+    @property
+    def most_objects(self) -> int:
+        """Objects of the labelled image that has most."""
+        return max(len(self.labeled.instances(image.id)) for image in self.labeled.images)
+
 
 def prepare(sources: Sources, out: Path, progress: Callable[[str], None]) -> Prepared:
     """Check all data sets, part off validation images if none are given, list the unlabelled images.

@@ -22,32 +22,32 @@ data = dict(
     test_images="test",
 )
 teacher = dict(
-    iterations=500,
+    iterations=600,
     batch_size=8,
     workers=1,
     ema=0.99,
     init_from="{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors",
-    validate_every=250,
+    validate_every=300,
     checkpoint_every=50,
     log_every=20,
 )
 student = dict(
-    iterations=500,
+    iterations=800,
     batch_size=8,
     unlabeled_batch_size=8,
     workers=1,
-    burn_in=200,
+    burn_in=600,
     refresh_every=100,
     ema=0.99,
-    init_from="teacher",
-    validate_every=250,
+    init_from="{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors",
+    validate_every=400,
     checkpoint_every=50,
     log_every=20,
     arp=dict(min_area_px=30),
 )
-model = dict(train_cfg=dict(num_points=1024))  # what the figures above were measured with
+model = dict(train_cfg=dict(num_points=1024))
 sam = dict(model="nano", encoder_batch=4, decoder_chunk=16)
-sd = dict(enabled=True, weight=10.0, points=16)
+sd = dict(enabled=True, points=16)
 refine = dict(nms_iou=0.5, ground_truth="train.json")
 
 train_pipeline = [

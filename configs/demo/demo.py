@@ -22,12 +22,12 @@ data = dict(
     test_images="test",
 )
 teacher = dict(
-    iterations=600,
+    iterations=500,
     batch_size=8,
     workers=1,
     ema=0.99,
     init_from="{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors",
-    validate_every=300,
+    validate_every=250,
     checkpoint_every=50,
     log_every=20,
 )

@@ -195,6 +195,7 @@ def online(study: Study, device: torch.device) -> Step:
         workers=0,
         seed=student.seed,
     )
+    loader["collate_fn"] = {"type": "pseudo_collate"}  # the project's own wants labels
     model = student_model(student, parts, len(train.categories))
     recipe = study.options.refine
     return _step(study, model, loader, device, lambda batch: _label_online(study.networks, recipe, batch))

@@ -79,6 +79,7 @@ data = dict(
     val="val.json", val_images="val", test="test.json", test_images="test",
 )
 student = dict(workers=0)
+sd = dict(enabled=False)
 train_pipeline = [
     dict(type="LoadRGB"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),

@@ -110,9 +110,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 @pytest.fixture
 def points_of_each_mask_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random points that do not depend on which images and masks are processed together."""
-    from mmdet.models.dense_heads import mask2former_head as head
-
-    from s4m_pipeline.models import distilled
+    from s4m_pipeline.models import distilled, head
 
     def seeded(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -127,8 +125,12 @@ def points_of_each_mask_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         "get_uncertain_point_coords_with_randomness",
         lambda masks, *rest: torch.cat([of_one_mask(mask[None], *rest) for mask in masks]),
     )
-    matching = seeded(head.Mask2FormerHead._get_targets_single)
-    monkeypatch.setattr(head.Mask2FormerHead, "_get_targets_single", matching)
+    of_one_image = seeded(head.random_points)
+    monkeypatch.setattr(
+        head,
+        "random_points",
+        lambda images, *rest: torch.cat([of_one_image(1, *rest) for _ in range(images)]),
+    )
     monkeypatch.setattr(distilled, "sample_query_points", seeded(distilled.sample_query_points))
 
 

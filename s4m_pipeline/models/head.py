@@ -154,7 +154,7 @@ class BatchedMask2FormerHead(Mask2FormerHead):
     @torch.no_grad()
     def _match(self, class_BQC: Tensor, mask_BQhw: Tensor, objects: Objects) -> tuple[Tensor, Tensor, Tensor]:
         """Indices (T,) of image, query and object (of all images) of each pair, by image and query."""
-        point_BP2 = torch.rand((len(mask_BQhw), self.num_points, 2), device=mask_BQhw.device)
+        point_BP2 = random_points(len(mask_BQhw), self.num_points, mask_BQhw.device)
         with torch.autocast(mask_BQhw.device.type, enabled=False):
             cost_BQM = self._costs(
                 class_BQC.float().nan_to_num(0).clamp(-_FLAT, _FLAT),
@@ -190,6 +190,11 @@ class BatchedMask2FormerHead(Mask2FormerHead):
         return (
             self.mask_cost.weight * entropy + self.dice_cost.weight * dice - self.class_cost.weight * classes
         )
+
+
+def random_points(num_images: int, num_points: int, device: torch.device) -> Tensor:
+    """Places (B, P, 2) in images of size 1 x 1, x before y."""
+    return torch.rand((num_images, num_points, 2), device=device)
 
 
 def as_tensors(instances: InstanceData, device: torch.device) -> InstanceData:

@@ -8,7 +8,6 @@ is checked on the CPU. There the seconds are processor time of one thread.
 
 import platform
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.arp import now
 from s4m_pipeline.config import load_config
 from s4m_pipeline.engine.parts import model_config
 from s4m_pipeline.registry import register_all
@@ -113,13 +113,6 @@ def time_in_turn(
         if turn == 0 and device.type == "cpu":
             torch.testing.assert_close(*totals)
     return [statistics.median(taken[1:]) for taken in seconds]
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Commands:         make demo, or
                   s4m data split data/demo/train.json --percent 6 \\
                       --val data/demo/val.json --out data/demo/split
                   s4m run configs/demo/demo.py
-Time and memory:  10 minutes with two threads; memory not measured
+Time and memory:  10 minutes and a quarter with two threads; memory not measured
 Expected AP:      on its test scenes teacher 43.5, student 54.4; other seeds, and without SD: see README.md
 """
 

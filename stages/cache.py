@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s4m_pipeline import console
+from stages.artifacts import STUDENT, TEACHER, WEIGHTS
 
 if TYPE_CHECKING:
     from cache.generation import Generation
@@ -97,8 +98,11 @@ def repair(root: Root, generation: Number = None, as_json: Json = False) -> None
         )
         if done.removed_ids.size:
             console.result.print("Redo them; the last command publishes the generation again:")
+            teacher = _teacher_option(known)
             for shard in known.missing():
-                console.result.print(f"  s4m refine CONFIG --generation {known.number} --shard {shard}")
+                console.result.print(
+                    f"  s4m refine CONFIG --generation {known.number} --shard {shard}{teacher}", soft_wrap=True
+                )
 
 
 @app.command()
@@ -198,6 +202,21 @@ def _standing(number: int, current: int, published_at: str | None) -> str:
     if published_at is None:
         return "incomplete since a repair" if number == current else "in progress"
     return f"{'current' if number == current else 'published'} {published_at[:16]}"
+
+
+def _teacher_option(generation: "Generation") -> str:
+    """What `s4m refine` needs besides to label with the teacher of a generation; its file may be gone."""
+    from cache.fingerprint import file_hash
+    from s4m_pipeline.refine.follow import TEACHERS
+
+    wanted = generation.spec.fingerprint.get("teacher")
+    experiment = generation.root.parent
+    own = experiment / TEACHER / WEIGHTS
+    if own.is_file() and file_hash(own) == wanted:
+        return ""
+    others = [*(experiment / STUDENT).glob("iter_*.pth"), *(generation.root / TEACHERS).glob("*.safetensors")]
+    found = [path for path in others if file_hash(path) == wanted]
+    return f" --teacher {found[0]}" if found else f" --teacher FILE (the one of {wanted})"
 
 
 def _print_summary(generation: "Generation", summary: "Summary") -> None:

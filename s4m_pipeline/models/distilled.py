@@ -108,7 +108,7 @@ class DistilledMask2Former(InstanceMask2Former):
 
     def _sam_target(self, images: list[Tensor], samples: SampleList) -> "_Target":
         sam = self.meta_teacher.sam
-        embeddings = sam.encode(images)
+        embeddings = sam.encode_tokens(images)
         grid_hw = (embeddings.tokens_BChw.shape[-2], embeddings.tokens_BChw.shape[-1])
         if self.sd_loss == "feature":
             return _Target(grid_hw, embeddings.tokens_BChw.flatten(2), None)

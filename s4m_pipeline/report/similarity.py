@@ -54,7 +54,7 @@ def sam_maps(
     sam: BatchedSam, image: Pixels, points_xy_px: Sequence[tuple[float, float]], target: SdTarget
 ) -> SamMaps:
     """Similarity of SAM's features in an RGB image (H, W, 3), from points in its pixels."""
-    embeddings = sam.encode([torch.from_numpy(image).permute(2, 0, 1)])
+    embeddings = sam.encode_tokens([torch.from_numpy(image).permute(2, 0, 1)])
     rows, index = sam_similarity_rows(sam, embeddings, torch.tensor([points_xy_px]).float(), target)
     grid_hw = embeddings.tokens_BChw.shape[-2:]
     return SamMaps(rows[0].reshape(-1, *grid_hw).cpu(), index[0])

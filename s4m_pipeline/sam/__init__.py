@@ -13,7 +13,13 @@ import sam2  # noqa: E402, F401
 if not _hydra_was_initialised:
     GlobalHydra.instance().clear()
 
-from s4m_pipeline.sam.batched import BatchedSam, Decoded, ImageEmbeddings, full_size_masks  # noqa: E402
+from s4m_pipeline.sam.batched import (  # noqa: E402
+    BatchedSam,
+    Decoded,
+    ImageEmbeddings,
+    ImageTokens,
+    full_size_masks,
+)
 from s4m_pipeline.sam.loader import LoadedSam, build_sam, load_configured_sam, load_sam  # noqa: E402
 from s4m_pipeline.sam.prompts import Prompts  # noqa: E402
 from s4m_pipeline.sam.tokens import decoder_tokens, similarity_rows, stream_decoder_tokens  # noqa: E402
@@ -22,6 +28,7 @@ __all__ = [
     "BatchedSam",
     "Decoded",
     "ImageEmbeddings",
+    "ImageTokens",
     "LoadedSam",
     "Prompts",
     "build_sam",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from s4m_pipeline.sam.chunks import Chunker
 from s4m_pipeline.sam.prompts import Prompts, embed_prompts
+from s4m_pipeline.sam.pyramid import image_pyramid
 from s4m_pipeline.sam.two_way import ImageSide, final_attention, project_image_side, two_way
 from s4m_pipeline.sam.upscale import Skips, fold_skips, make_masks
 
@@ -27,20 +28,26 @@ NUM_MASKS = {"best": 1, "all": 3, "single": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageEmbeddings:
-    """What the decoder needs of B images, in the compute dtype, on the model's device."""
+class ImageTokens:
+    """What the decoder's two-way blocks need of B images, in the compute dtype, on the model's device."""
 
     tokens_BChw: Tensor
     """(B, C, h, w), the no-memory embedding included, as `SAM2ImagePredictor.get_image_embedding`."""
-    stride_8: Tensor
-    """(B, C / 4, 2h, 2w), already projected for the decoder."""
-    stride_4: Tensor
-    """(B, C / 8, 4h, 4w), already projected for the decoder."""
     image_hw_px: tuple[tuple[int, int], ...]
     """B original sizes: the frame of the prompts."""
 
     def __len__(self) -> int:
         return len(self.image_hw_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEmbeddings(ImageTokens):
+    """What the decoder needs besides to make masks."""
+
+    stride_8: Tensor
+    """(B, C / 4, 2h, 2w), already projected for the decoder."""
+    stride_4: Tensor
+    """(B, C / 8, 4h, 4w), already projected for the decoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,23 +103,16 @@ class BatchedSam:
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> ImageEmbeddings:
         """Embed B RGB images (3, H, W) of any sizes, uint8 or float in [0, 1], on any device."""
-        if not images:
-            raise ValueError("no images to encode")
-
-        def run(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-            batch = torch.stack([self._prepare(image) for image in images[start:stop]])
-            size = self.encoder_batches.size if self.compiled else len(batch)
-            stride_4, stride_8, tokens = self._run_encoder(_pad_rows(batch, size))
-            return stride_4[: len(batch)], stride_8[: len(batch)], tokens[: len(batch)]
-
-        batches = [levels for _, levels in self.encoder_batches.map(run, len(images))]
-        stride_4, stride_8, tokens = (torch.cat(level) for level in zip(*batches, strict=True))
+        tokens, stride_8, stride_4 = self._encode(images, levels=3)
         return ImageEmbeddings(
-            tokens_BChw=tokens,
-            stride_8=stride_8,
-            stride_4=stride_4,
-            image_hw_px=tuple((image.shape[-2], image.shape[-1]) for image in images),
+            tokens_BChw=tokens, stride_8=stride_8, stride_4=stride_4, image_hw_px=_sizes(images)
         )
+
+    @torch.no_grad()
+    def encode_tokens(self, images: Sequence[Tensor]) -> ImageTokens:
+        """The part of `encode` that similarity needs; the finer levels are not computed."""
+        (tokens,) = self._encode(images, levels=1)
+        return ImageTokens(tokens_BChw=tokens, image_hw_px=_sizes(images))
 
     @torch.no_grad()
     def decode(
@@ -148,13 +148,13 @@ class BatchedSam:
             logits[start:stop], iou[start:stop] = chunk_logits, chunk_iou
         return Decoded(logits=logits, iou=iou)
 
-    def image_side(self, embeddings: ImageEmbeddings) -> ImageSide:
+    def image_side(self, embeddings: ImageTokens) -> ImageSide:
         """The image side of the decoder's first block, B rows, for prompts without a mask."""
         no_mask = self.network.sam_prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return self._project(embeddings.tokens_BChw, no_mask)
 
     def prompt_side(
-        self, embeddings: ImageEmbeddings, shared: ImageSide | None, index: Tensor, prompts: Prompts
+        self, embeddings: ImageTokens, shared: ImageSide | None, index: Tensor, prompts: Prompts
     ) -> tuple[ImageSide, Tensor]:
         """The first block's image side, a row per prompt, and the prompts' tokens (n, T, C)."""
         sizes = torch.tensor(embeddings.image_hw_px, dtype=torch.float32, device=self.device)
@@ -193,15 +193,30 @@ class BatchedSam:
         std = torch.tensor(IMAGE_STD, device=self.device)[:, None, None]
         return ((pixels - mean) / std).to(self.dtype)
 
-    def _encode_batch(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings at strides 4, 8 and 16 of prepared images."""
+    def _encode(self, images: Sequence[Tensor], levels: int) -> list[Tensor]:
+        """`levels` maps of B images: tokens, stride 8, stride 4."""
+        if not images:
+            raise ValueError("no images to encode")
+
+        def run(start: int, stop: int) -> list[Tensor]:
+            batch = torch.stack([self._prepare(image) for image in images[start:stop]])
+            size = self.encoder_batches.size if self.compiled else len(batch)
+            return [rows[: len(batch)] for rows in self._run_encoder(_pad_rows(batch, size), levels)]
+
+        batches = [maps for _, maps in self.encoder_batches.map(run, len(images))]
+        return [torch.cat(level) for level in zip(*batches, strict=True)]
+
+    def _encode_batch(self, batch: Tensor, levels: int) -> list[Tensor]:
+        """Maps of prepared images, the fine ones projected for the decoder."""
         network, decoder = self.network, self.network.sam_mask_decoder
-        pyramid = network.image_encoder(batch)["backbone_fpn"]
         # sam2's neck adds up its levels in fp32, so they come out in either type.
-        stride_4, stride_8, tokens = (level.to(self.dtype) for level in pyramid)
+        tokens, *fine = (
+            level.to(self.dtype) for level in image_pyramid(network.image_encoder, batch, levels)
+        )
         if network.directly_add_no_mem_embed:
             tokens = tokens + network.no_mem_embed.reshape(1, -1, 1, 1).to(self.dtype)
-        return decoder.conv_s0(stride_4), decoder.conv_s1(stride_8), tokens
+        projections = (decoder.conv_s1, decoder.conv_s0)
+        return [tokens, *(project(level) for project, level in zip(projections, fine, strict=False))]
 
     def _decode_chunk(
         self,
@@ -230,6 +245,10 @@ class BatchedSam:
         height, width = self.network.sam_prompt_encoder.image_embedding_size
         logits = make_masks(decoder, image_tokens, Skips(stride_8, stride_4), kernels, height, width)
         return logits.float(), iou
+
+
+def _sizes(images: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((image.shape[-2], image.shape[-1]) for image in images)
 
 
 def _choose(masks: MaskChoice, iou: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from s4m_pipeline.sam.batched import BatchedSam, ImageEmbeddings
+from s4m_pipeline.sam.batched import BatchedSam, ImageTokens
 from s4m_pipeline.sam.prompts import Prompts
 from s4m_pipeline.sam.two_way import two_way
 
@@ -28,7 +28,7 @@ class SimilarityRows(NamedTuple):
 
 
 def similarity_rows(
-    sam: BatchedSam, embeddings: ImageEmbeddings, points_xy_px: Tensor, target: SdTarget = "decoder"
+    sam: BatchedSam, embeddings: ImageTokens, points_xy_px: Tensor, target: SdTarget = "decoder"
 ) -> SimilarityRows:
     """C_SAM(i, j) = cos(F[q_i], F[j]) for `points_xy_px` (B, P, 2) in pixels of the original images.
 
@@ -47,7 +47,7 @@ def similarity_rows(
     return SimilarityRows(rows.reshape(*index.shape, -1), index)
 
 
-def decoder_tokens(sam: BatchedSam, embeddings: ImageEmbeddings, points_xy_px: Tensor) -> Tensor:
+def decoder_tokens(sam: BatchedSam, embeddings: ImageTokens, points_xy_px: Tensor) -> Tensor:
     """All tokens F_SAM (B, P, C, h, w) of points (B, P, 2): 512 MiB an image for 128 points in fp32."""
     chunks = [tokens for _, tokens in stream_decoder_tokens(sam, embeddings, points_xy_px)]
     tokens_NCL = torch.cat(chunks).transpose(1, 2)
@@ -55,7 +55,7 @@ def decoder_tokens(sam: BatchedSam, embeddings: ImageEmbeddings, points_xy_px: T
 
 
 def stream_decoder_tokens(
-    sam: BatchedSam, embeddings: ImageEmbeddings, points_xy_px: Tensor
+    sam: BatchedSam, embeddings: ImageTokens, points_xy_px: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield `(start, tokens (n, L, C))` over the B * P points in order, a decoder chunk at a time."""
     num_images, num_points, _ = points_xy_px.shape

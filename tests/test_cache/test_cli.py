@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from cache.coco import export_coco
 from cache.errors import CacheError
+from cache.fingerprint import file_hash
 from cache.generations import begin, current, publish
 from cache.reader import CacheReader
 from stages.cache import app
@@ -82,6 +83,32 @@ def test_repair__names_the_commands_that_redo_the_images(root):
     fill(begin(root, make_spec()))
     assert "gen-0001 is current" in run("publish", root)
     assert run_json("verify", root)["sound"]
+
+
+@pytest.mark.parametrize(
+    ("place", "option"),
+    [
+        ("teacher/weights.safetensors", ""),
+        ("student/iter_700.pth", " --teacher {}"),
+        ("cache/teachers/gen-0001.safetensors", " --teacher {}"),
+        ("elsewhere.pth", " --teacher FILE (the one of {})"),
+    ],
+)
+def test_repair__the_commands_name_the_teacher_that_made_the_labels(tmp_path, place, option):
+    teacher = tmp_path / place
+    for path in (teacher, tmp_path / "teacher/weights.safetensors"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(place.encode() if path == teacher else b"another")
+    root = tmp_path / "cache"
+    generation = begin(root, make_spec(teacher=file_hash(teacher)))
+    fill(generation)
+    publish(generation)
+    flip_a_bit(root / "gen-0001/parts/part-0001-000002/score/c.0")
+
+    output = run("repair", root)
+
+    shown = option.format(file_hash(teacher) if "FILE" in option else teacher)
+    assert f"s4m refine CONFIG --generation 1 --shard 1/1{shown}\n" in output
 
 
 def test_repair__damaged_current_file_is_restored(root):

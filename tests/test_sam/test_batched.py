@@ -105,7 +105,7 @@ def test_encode__out_of_memory_halves_the_batch_and_gives_the_same(
     make_sam, small_images, small_embeddings
 ) -> None:
     sam = make_sam(256)
-    _limit_rows(sam.network.image_encoder, 2)
+    _limit_rows(sam.network.image_encoder.trunk, 2)
     sam.encoder_batches.size = 4
     found = sam.encode(small_images)
     assert sam.encoder_batches.size == 2
@@ -114,7 +114,7 @@ def test_encode__out_of_memory_halves_the_batch_and_gives_the_same(
 
 def test_encode__out_of_memory_with_one_image_is_a_user_error(make_sam, small_images) -> None:
     sam = make_sam(256)
-    _limit_rows(sam.network.image_encoder, 0)
+    _limit_rows(sam.network.image_encoder.trunk, 0)
     with pytest.raises(UserError, match="single image"):
         sam.encode(small_images)
 

@@ -46,8 +46,9 @@ student = dict(
     arp=dict(min_area_px=30),
 )
 model = dict(train_cfg=dict(num_points=1024))
-sam = dict(model="nano", encoder_batch=4, decoder_chunk=16)
-sd = dict(enabled=True, points=16)
+sam = dict(model="nano", encoder_batch=4, decoder_chunk=32)
+sd = dict(enabled=True, points=8)
+cache = dict(embeddings=True)
 refine = dict(nms_iou=0.5, ground_truth="train.json")
 
 train_pipeline = [

@@ -101,7 +101,8 @@ def repair(root: Root, generation: Number = None, as_json: Json = False) -> None
             teacher = _teacher_option(known)
             for shard in known.missing():
                 console.result.print(
-                    f"  s4m refine CONFIG --generation {known.number} --shard {shard}{teacher}", soft_wrap=True
+                    f"  s4m refine CONFIG --generation {known.number} --shard {shard}{teacher}",
+                    soft_wrap=True,
                 )
 
 

@@ -58,13 +58,14 @@ def evaluate(
         scored = _Benchmark(truth, images, results or checkpoint.parent / f"cityscapes_{split}")
     predictions = _predict(checkpoint, truth, options, parts, trust_checkpoint)
 
+    from s4m_pipeline.evaluation.results import conditions
     from s4m_pipeline.evaluation.scores import Scores
 
     scores = Scores.of(truth, predictions)
     if scored:
         scores = dataclasses.replace(scores, cityscapes=scored.score(predictions))
     record = scores.as_record()
-    _keep(record, checkpoint, split)
+    _keep({**record, "conditions": conditions(annotations, parts)}, checkpoint, split)
     if as_json:
         print(json.dumps(record, indent=2))
     else:

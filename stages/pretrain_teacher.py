@@ -101,10 +101,12 @@ def what_it_depends_on(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings and contents that decide what the teacher learns, as its record keeps them."""
     train, val, sam = inputs
-    contents = {data.json_path.name: data.sha256 for data in (train, val)}
+    contents = {"data.labeled": train.sha256, "data.val": val.sha256}
+    groups = ["data", "teacher"]
     if sam is not None:
         contents["SAM weights"] = sam.weights_sha256
-    return settings_of(options, parts, "data", "teacher", "sam", "sd"), contents
+        groups += ["sam", "sd"]
+    return settings_of(options, parts, *groups), contents
 
 
 def _model(

@@ -4,13 +4,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 import typer
 from rich.text import Text
 
 from s4m_pipeline import console
-from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import Options, load_experiment
 from stages import pretrain_teacher, train_student
 from stages.arguments import Config, Devices, Overrides, WorkDir
@@ -26,6 +25,9 @@ from stages.artifacts import (
     teacher_weights,
 )
 from stages.children import call
+
+if TYPE_CHECKING:
+    from s4m_pipeline.student.generations import GenerationLog
 
 StageName = Literal["teacher", "refine", "student", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -104,19 +106,44 @@ def _plan_teacher(experiment: Experiment) -> Plan:
 
 
 def _plan_student(experiment: Experiment) -> Plan:
-    from cache.fingerprint import explain
-    from s4m_pipeline.student.generations import GenerationLog
-
     options = experiment.options
     if options.student is None:
         return Plan("the config has no group `student`", [])
-    inputs = train_student.load_inputs(options, options.student, experiment.folder, False)
-    log = GenerationLog(experiment.folder / STUDENT / GENERATIONS)
-    if log.entries and (others := explain(log.entries[0]["fingerprint"], _label_fingerprint(experiment))):
+    if _lacks_images(options):
+        return Plan("there are no unlabelled images to learn from", [])
+    if others := _other_labels(experiment):
         why = f"done again, because its labels were made of something else: {'; '.join(others[:3])}"
         return Plan(why, [[*_training("train-student", experiment), "--overwrite"]])
-    now = train_student.what_it_depends_on(options, experiment.parts, inputs)
-    return _plan_training("train-student", STUDENT, experiment, now)
+    return _plan_training("train-student", STUDENT, experiment, _student_depends_on(experiment))
+
+
+def _lacks_images(options: Options) -> bool:
+    return options.data.unlabeled is None and (options.student is None or options.student.source == "cache")
+
+
+def _log(experiment: Experiment) -> "GenerationLog":
+    """Which labels the student began with, and took since."""
+    return train_student.generation_log(experiment.folder / STUDENT, anew=False)
+
+
+def _other_labels(experiment: Experiment) -> list[str]:
+    """In what labels that would be made now differ from those that the student began with."""
+    from cache.fingerprint import explain
+
+    begun_with = _log(experiment).fingerprint
+    return explain(begun_with, _label_fingerprint(experiment)) if begun_with else []
+
+
+def _student_depends_on(experiment: Experiment) -> tuple[dict[str, Any], dict[str, str]]:
+    from s4m_pipeline.data.labelled import load_labelled
+    from s4m_pipeline.sam import load_configured_sam
+
+    options = experiment.options
+    train, val = load_labelled(options.data)
+    sam = load_configured_sam(options.sam) if options.require_student().distill else None
+    return train_student.what_it_depends_on(
+        options, experiment.parts, train, val, _log(experiment).fingerprint, sam
+    )
 
 
 def _plan_training(
@@ -140,28 +167,40 @@ def _training(command: str, experiment: Experiment) -> list[str]:
 
 def _plan_refine(experiment: Experiment) -> Plan:
     from cache.fingerprint import explain
-    from cache.generations import generations
-    from s4m_pipeline.student.generations import GenerationLog
+    from cache.generations import current_number, generations
 
-    if experiment.options.data.unlabeled is None:
-        raise UserError("The config has no data.unlabeled.\nSet it to a COCO JSON of images, or a folder.")
+    options, root = experiment.options, experiment.folder / CACHE
+    if options.student is not None and options.student.source == "labeled":
+        return Plan("not needed: student.source is 'labeled'", [])
+    if _lacks_images(options):
+        return Plan("the config has no data.unlabeled", [])
     fingerprint = _label_fingerprint(experiment)
-    arguments = ["refine", str(experiment.config)]
-    log = GenerationLog(experiment.folder / STUDENT / GENERATIONS)
-    if log.entries and log.entries[0]["fingerprint"] == fingerprint:
+    log = _log(experiment)
+    if log.fingerprint == fingerprint and not _student_begins_anew(experiment):
         return Plan(f"done (gen-{log.first:04d}, which the student began with)", [])
-    known = generations(experiment.folder / CACHE)
-    for generation in reversed(known):
-        if generation.spec.fingerprint == fingerprint:
-            if generation.published() is not None:
-                return Plan(f"done ({generation.name})", [])
-            return Plan(f"{generation.name} goes on", [[*arguments, "-g", str(generation.number)]])
+    arguments = ["refine", str(experiment.config)]
+    known = generations(root)
     if not known:
         return Plan("not done yet", [arguments])
-    differing = explain(known[-1].spec.fingerprint, fingerprint)
-    # The gate compares teachers of one training; this one begins anew.
-    anew = ["-g", str(known[-1].number + 1), "--set", "student.gate=off"]
-    return Plan(f"done again, because of {'; '.join(differing[:3])}", [[*arguments, *anew]])
+    if options.student is not None:  # the gate compares teachers of one training; this one begins anew
+        arguments += ["--set", "student.gate=off"]
+    current = current_number(root)
+    for generation in reversed(known):
+        if generation.spec.fingerprint == fingerprint:
+            published = generation.published() is not None
+            if published and generation.number == current:
+                return Plan(f"done ({generation.name})", [])
+            if not published and generation.number >= current:
+                return Plan(f"{generation.name} goes on", [[*arguments, "-g", str(generation.number)]])
+    why = "because of " + "; ".join(explain(known[-1].spec.fingerprint, fingerprint)[:3])
+    if log.fingerprint == fingerprint:
+        why = "for the student to begin anew: what is published now was made in its training"
+    return Plan(f"done again, {why}", [[*arguments, "-g", str(known[-1].number + 1)]])
+
+
+def _student_begins_anew(experiment: Experiment) -> bool:
+    record = read_run(experiment.folder / STUDENT)
+    return record is None or bool(changes(record, *_student_depends_on(experiment)))
 
 
 def _label_fingerprint(experiment: Experiment) -> dict[str, str | int | float | bool | None]:
@@ -173,12 +212,15 @@ def _label_fingerprint(experiment: Experiment) -> dict[str, str | int | float | 
 
 
 def _plan_evaluation(experiment: Experiment) -> Plan:
-    from s4m_pipeline.evaluation.results import kept_result
+    from s4m_pipeline.evaluation.results import conditions, kept_result
 
+    annotations, _ = experiment.options.data.split(experiment.split)
+    now = conditions(annotations, experiment.parts)
     commands = []
     for stage in (TEACHER, STUDENT):
         weights = experiment.folder / stage / WEIGHTS
-        if weights.exists() and kept_result(experiment.folder, experiment.split, stage, weights) is None:
+        kept = weights.exists() and kept_result(experiment.folder, experiment.split, stage, weights)
+        if weights.exists() and (not kept or kept.get("conditions") != now):
             commands.append(["evaluate", str(experiment.config), str(weights), "--split", experiment.split])
     return Plan(f"{len(commands)} checkpoint(s) to evaluate" if commands else "done", commands)
 

@@ -12,6 +12,7 @@ from stages.artifacts import (
     CACHE,
     GENERATIONS,
     STUDENT,
+    TEACHER,
     WEIGHTS,
     RunRecord,
     experiment_folder,
@@ -21,6 +22,7 @@ from stages.artifacts import (
 if TYPE_CHECKING:
     from mmengine.hooks import Hook
 
+    from cache.fingerprint import Fingerprint
     from s4m_pipeline.data.coco import CocoData
     from s4m_pipeline.sam import LoadedSam
     from s4m_pipeline.student.generations import GenerationLog
@@ -73,7 +75,8 @@ def _train(
     folder = experiment / STUDENT
     inputs = on_first_rank(lambda: load_inputs(options, student, experiment, overwrite))
     train, val, labels, log, sam = inputs
-    recorded = what_it_depends_on(options, parts, inputs)
+    began_with = log.fingerprint or (labels.fingerprint if labels else None)
+    recorded = what_it_depends_on(options, parts, train, val, began_with, sam)
     on_first_rank(
         lambda: check_start(
             folder,
@@ -120,14 +123,11 @@ def load_inputs(options: Options, student: StudentOptions, experiment: Path, ane
     """
     from s4m_pipeline.data.labelled import load_labelled
     from s4m_pipeline.sam import load_configured_sam
-    from s4m_pipeline.student.generations import GenerationLog
     from s4m_pipeline.student.labels import load_labels
 
     data = options.data
     train, val = load_labelled(data)
-    log = GenerationLog(experiment / STUDENT / GENERATIONS)
-    if anew:
-        log.entries.clear()
+    log = generation_log(experiment / STUDENT, anew=anew)
     sam = load_configured_sam(options.sam) if student.distill else None
     if student.source == "labeled":
         return train, val, None, log, sam
@@ -135,20 +135,41 @@ def load_inputs(options: Options, student: StudentOptions, experiment: Path, ane
     return train, val, load_labels(data, experiment / CACHE, number, train), log, sam
 
 
+def generation_log(folder: Path, *, anew: bool) -> "GenerationLog":
+    """The log of the training in a folder; empty if it is forgotten, or nothing was saved to go on with."""
+    from s4m_pipeline.engine.checkpoint import latest_checkpoint
+    from s4m_pipeline.student.generations import GenerationLog
+
+    log = GenerationLog(folder / GENERATIONS)
+    if anew or latest_checkpoint(folder) is None:
+        log.entries.clear()
+    return log
+
+
 def what_it_depends_on(
-    options: Options, parts: dict[str, Any], inputs: "StudentInputs"
+    options: Options,
+    parts: dict[str, Any],
+    train: "CocoData",
+    val: "CocoData",
+    began_with: "Fingerprint | None",
+    sam: "LoadedSam | None",
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Settings and contents that decide what the student learns, as its record keeps them."""
-    train, val, labels, log, sam = inputs
-    contents = {data.json_path.name: data.sha256 for data in (train, val)}
-    if labels is not None:
-        began_with = log.entries[0]["fingerprint"] if log.entries else labels.fingerprint
-        contents |= {f"labels: {name}": str(value) for name, value in began_with.items()}
-    groups = ["data", "teacher", "sam", "refine", "student"]
+    """Settings and contents that decide what the student learns, as its record keeps them.
+
+    Args:
+        began_with: what made the labels that the training began with, or would begin with now; None: it
+            needs none.
+        sam: SAM 2, if it is learnt from.
+    """
+    contents = {"data.labeled": train.sha256, "data.val": val.sha256}
+    contents |= {f"labels: {name}": str(value) for name, value in (began_with or {}).items()}
+    groups = ["data", "sam", "refine", "student"]
     if sam is not None:
         contents["SAM weights"] = sam.weights_sha256
         groups.append("sd")
-    return settings_of(options, parts, *groups), contents
+    # The teacher's own settings are in the hash of its weights; labels are made anew in its precision.
+    settings = {"teacher": {"precision": options.teacher.precision}}
+    return settings_of(options, parts, *groups) | settings, contents
 
 
 def _model(
@@ -193,6 +214,8 @@ def _hooks(
     log: "GenerationLog",
 ) -> "list[Hook]":
     """What exchanges the labels while training; nothing in the control experiment."""
+    from cache.generations import generations
+    from s4m_pipeline.engine.distributed import on_first_rank
     from s4m_pipeline.refine.gate import Outcome
     from s4m_pipeline.student.label_maker import RefineLabels
     from s4m_pipeline.student.refresh import TakeLabels
@@ -200,6 +223,7 @@ def _hooks(
     if labels is None:
         return []
     if not log.entries:
+        _say_whose_labels(labels)
         publication = labels.generation.published()
         assert publication is not None  # it is current
         log.record(
@@ -208,7 +232,24 @@ def _hooks(
             "taken",
             made=labels.generation.number,
             fingerprint=labels.fingerprint,
+            refreshes_from=on_first_rank(lambda: generations(labels.root)[-1].number + 1),
             **Outcome.of_published(publication).about,
         )
     epoch_steps = -(-len(labels.unlabeled.images) // student.unlabeled_batch_size)
     return [TakeLabels(labels.root, log, student, epoch_steps, RefineLabels(options, parts, labels.root))]
+
+
+def _say_whose_labels(labels: "Labels") -> None:
+    """Say so if the experiment's teacher is not the one that made the labels to begin with."""
+    from mmengine.dist import is_main_process
+
+    from cache.fingerprint import file_hash
+
+    teacher = labels.root.parent / TEACHER / WEIGHTS
+    made_by = labels.fingerprint.get("teacher")  # None: imported
+    if is_main_process() and made_by and teacher.is_file() and file_hash(teacher) != made_by:
+        console.progress.print(
+            f"{labels.generation.name} was not made by {teacher}, but by the average of an earlier student, "
+            "say. `s4m run` begins with the teacher's own labels.",
+            soft_wrap=True,
+        )

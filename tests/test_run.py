@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.fingerprint import file_hash
 from tests.test_student.conftest import student_experiment  # noqa: F401 (a fixture)
 
 STAGES = ("teacher", "refine", "student", "evaluate", "report")
@@ -108,14 +109,65 @@ def test_run__changed_setting_is_named_and_all_that_follows_is_done_again(
     assert "student: done again, because its labels were made of something else: teacher" in foretold.stdout
 
 
-def test_run__changed_student_leaves_the_stages_before_it_alone(
+def test_run__changed_student_begins_with_the_teachers_labels_and_is_then_done(
     config: Path, finished: Path, tmp_path: Path
 ) -> None:
+    """The labels that are published by then were made by the average of the student that is done again."""
     work = tmp_path / "work"
     shutil.copytree(finished, work)
-    foretold = run(config, work, "--dry-run", "--set", "student.iterations=4")
-    assert foretold.stdout.count(": done (") == 2
-    assert "student: done again, because of student.iterations: 3 then, 4 now" in foretold.stdout
+    shutil.copytree(work / "cache/gen-0003", work / "cache/gen-0004")  # another training's, never published
+    (work / "cache/gen-0004/PUBLISHED.json").unlink()
+    setting = ("--set", "student.log_every=2", "--set", "student.seed=1")
+
+    changed = run(config, work, *setting, "--until", "student")
+
+    assert changed.returncode == 0, changed.stderr
+    said = decisions(changed.stderr)
+    assert said["teacher"].startswith("done (")
+    assert said["refine"].startswith("done again, for the student to begin anew")
+    assert said["student"] == "done again, because of student.seed: 0 then, 1 now"
+    log = [json.loads(line) for line in (work / "student/generations.jsonl").read_text().splitlines()]
+    assert log[0]["fingerprint"]["teacher"] == file_hash(work / "teacher/weights.safetensors")
+    assert [entry["made"] for entry in log] == [5, 6, 7]
+    again = run(config, work, *setting, "--until", "student")
+    assert all(why.startswith("done (") for why in decisions(again.stderr).values()), again.stderr
+
+
+def test_run__what_a_training_does_not_depend_on_leaves_it_alone(
+    config: Path,
+    finished: Path,
+    student_experiment: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """A test set that is added at the end, moved data, and its annotations that are corrected."""
+    work, data = tmp_path / "work", tmp_path / "data"
+    shutil.copytree(finished, work)
+    shutil.copytree(student_experiment / "data", data)
+    shutil.copy(data / "val.json", data / "test.json")
+    settings = [f"data.root={data}", "data.test=test.json", "data.test_images=val", "sam.decoder_chunk=2"]
+    changes = [word for setting in settings for word in ("--set", setting)]
+
+    first = run(config, work, *changes, "--until", "evaluate")
+
+    assert first.returncode == 0, first.stderr
+    said = decisions(first.stderr)
+    assert [said[stage][:6] for stage in STAGES[:3]] == ["done ("] * 3
+    assert said["evaluate"] == "2 checkpoint(s) to evaluate"
+    assert "evaluate: done" in run(config, work, *changes, "--dry-run").stdout
+    document = json.loads((data / "test.json").read_text())
+    del document["annotations"][0]
+    (data / "test.json").write_text(json.dumps(document))
+    assert "evaluate: 2 checkpoint(s) to evaluate" in run(config, work, *changes, "--dry-run").stdout
+
+
+def test_run__stages_that_have_nothing_to_do_are_left_out(config: Path, tmp_path: Path) -> None:
+    alone = ("--dry-run", "--from", "refine", "--until", "student", "--set", "student.refresh_every=None")
+    without = run(config, tmp_path, *alone, "--set", "data.unlabeled=None")
+    assert "refine: the config has no data.unlabeled" in without.stdout
+    assert "student: there are no unlabelled images to learn from" in without.stdout
+    control = run(config, tmp_path, *alone, "--set", "student.source=labeled")
+    assert "refine: not needed: student.source is 'labeled'" in control.stdout
+    assert "student: not done yet" in control.stdout
 
 
 def test_run__failing_stage_ends_the_chain_with_its_message(config: Path, tmp_path: Path) -> None:

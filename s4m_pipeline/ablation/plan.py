@@ -119,11 +119,11 @@ def _folder(
 
 
 def _contents(options: Options) -> dict[str, str]:
-    """Hashes of the data set's annotation files."""
+    """Hashes of the data set's annotation files, and where a folder of images is."""
     data = options.data
     named = {"labeled": data.labeled, "unlabeled": data.unlabeled, "val": data.val, "test": data.test}
     paths = {name: data.path(file) for name, file in named.items() if file is not None}
-    return {name: file_hash(path) for name, path in paths.items() if not path.is_dir()}
+    return {name: str(path) if path.is_dir() else file_hash(path) for name, path in paths.items()}
 
 
 def _labelled_share(setting: Setting, options: Options, percent: int | None, seed: int) -> list[str]:

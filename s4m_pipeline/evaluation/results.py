@@ -1,5 +1,6 @@
 """The file in which an experiment keeps the results of its checkpoints."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,20 @@ from cache.fingerprint import file_hash
 
 EVALUATION = "evaluation.json"
 """In the experiment's folder: results by split and stage, each as `s4m evaluate --json` prints it."""
+
+
+def conditions(annotations: Path, parts: Mapping[str, Any]) -> dict[str, str]:
+    """What a result depends on besides the weights: as text that changes when any of it does.
+
+    Args:
+        annotations: the ground truth's COCO JSON.
+        parts: the whole config as plain values.
+    """
+    settings = json.dumps([parts["model"], parts["test_pipeline"]], sort_keys=True, default=str)
+    return {
+        "annotations": file_hash(annotations),
+        "settings": f"sha256:{hashlib.sha256(settings.encode()).hexdigest()[:16]}",
+    }
 
 
 def keep_result(experiment: Path, split: str, stage: str, weights: Path, result: Mapping[str, Any]) -> None:

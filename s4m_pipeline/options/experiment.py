@@ -78,9 +78,16 @@ _OF_TRAININGS = (
     "rank_timeout_s",
 )
 FREE_TO_CHANGE = frozenset(
-    {f"{group}.{name}" for group in ("teacher", "student") for name in _OF_TRAININGS} | {"refine.workers"}
+    {f"{group}.{name}" for group in ("teacher", "student") for name in _OF_TRAININGS}
+    | {f"data.{name}" for name in ("root", "labeled", "unlabeled", "val", "test", "test_images")}
+    | {f"sam.{name}" for name in ("weights_dir", "encoder_batch", "decoder_chunk")}
+    | {f"refine.{name}" for name in ("batch_size", "workers", "max_unreadable", "ground_truth")}
+    | {"student.keep_generations"}
 )
-"""Settings that do not change what is learnt: an interrupted run may go on with others."""
+"""Settings that do not change what is learnt: an interrupted run may go on with others.
+
+Of files, what they hold is compared instead.
+"""
 
 
 def load_experiment(path: Path, overrides: Sequence[str]) -> tuple[Options, dict[str, Any]]:

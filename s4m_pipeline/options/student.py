@@ -117,6 +117,8 @@ class StudentOptions(TrainOptions):
             for name, value in least.items()
             if getattr(self, name) < value
         ]
+        if self.burn_in > self.iterations:
+            faults.append(f"burn_in: {self.burn_in} given, at most iterations ({self.iterations}) expected")
         if self.refresh_every is not None and self.refresh_every < 1:
             faults.append(f"refresh_every: {self.refresh_every} given, at least 1 (or None) expected")
         if self.refresh_every is not None and self.ema is None:

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 
 from cache.atomic import write_text
+from cache.fingerprint import Fingerprint
 
 
 class GenerationLog:
@@ -17,7 +18,8 @@ class GenerationLog:
     Its lines are dicts with `step`, `made` (the generation decided on), `decision` ("taken", "warned",
     "rejected"), `generation` (the one in use from that step on), and `quality` and `statistics` of the one
     decided on, which may be gone from the cache long before this line. The first one has the `fingerprint`
-    of the labels that the training began with.
+    of the labels that the training began with, and `refreshes_from`, the number of its first refresh: a
+    cache may hold generations that an earlier training made and that were never published.
 
     Args:
         path: the file; it need not exist.
@@ -32,6 +34,16 @@ class GenerationLog:
     def first(self) -> int | None:
         """The generation that the training began with; None before it began."""
         return int(self.entries[0]["generation"]) if self.entries else None
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """What made the labels that the training began with; None before it began."""
+        return self.entries[0]["fingerprint"] if self.entries else None
+
+    @property
+    def refreshes_from(self) -> int:
+        """Number of the first generation that the training makes itself."""
+        return int(self.entries[0]["refreshes_from"])
 
     @property
     def latest(self) -> int:

@@ -77,12 +77,13 @@ class TakeLabels(Hook):
         return every is not None and step >= begin and (step - begin) % every == 0
 
     def _refresh(self, runner: Any, step: int) -> None:
-        assert self.options.refresh_every is not None and self.log.first is not None
+        assert self.options.refresh_every is not None
         save_now(runner, step)
         barrier()
         (stop,) = (hook for hook in runner.hooks if isinstance(hook, StopOnSignal))
         (metrics,) = (hook for hook in runner.hooks if isinstance(hook, MetricsHook))
-        number = self.log.first + 1 + (step - max(self.options.burn_in, 1)) // self.options.refresh_every
+        earlier = (step - max(self.options.burn_in, 1)) // self.options.refresh_every
+        number = self.log.refreshes_from + earlier
         with metrics.not_training():
             checkpoint = Path(runner.work_dir, f"iter_{step}.pth")
             outcome = self.make(checkpoint, number, lambda: bool(stop.received))

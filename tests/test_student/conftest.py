@@ -37,7 +37,7 @@ data = dict(
 )
 sam = dict(model="nano")
 refine = dict(min_score=0.25, min_soft_area=5.0, nms_iou=0.5, batch_size=3, workers=0, ground_truth=None)
-cache = dict(part_images=2)
+cache = dict(part_images=2, embeddings=False)
 optim_wrapper = dict(optimizer=dict(lr=1e-5))
 train_pipeline = [
     dict(type="LoadRGB"),

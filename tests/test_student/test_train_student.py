@@ -247,6 +247,38 @@ def test_train_student__missing_shards_are_named_with_the_commands_that_make_the
     assert not (work / "student").exists()
 
 
+def test_train_student__failed_before_its_first_checkpoint_begins_with_the_labels_of_now(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    from stages.refine import refine
+
+    work = prepare(student_experiment, tmp_path / "run")
+    with pytest.raises(KeyError, match="NoSuchHook"):
+        train_student("run", "custom_hooks=[{'type': 'NoSuchHook'}]")
+    (work / "student/generations.jsonl").write_text(json.dumps({"step": 0, "generation": 1}) + "\n")
+    refine(
+        student_experiment / "study.py",
+        shard=None,
+        generation=2,
+        teacher=None,
+        preview=None,
+        overrides=["refine.min_score=0.3"],
+        work_dir=work,
+        trust_checkpoint=False,
+    )
+    train_student("run", *WITHOUT_REFRESH, "student.iterations=1")
+    assert taken(work) == [(0, 2, "taken")]
+
+
+def test_train_student__labels_of_an_earlier_students_average_are_said_to_be_so(
+    uninterrupted: Path, train_student: TrainStudent, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    train_student("run", *WITHOUT_REFRESH, "student.iterations=1", overwrite=True)
+    assert "gen-0003 was not made by " in capsys.readouterr().err
+    assert taken(tmp_path / "run") == [(0, 3, "taken")]
+
+
 def test_train_student__labels_of_another_image_list_are_refused(
     train_student: TrainStudent, student_experiment: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """All checks in order, each apart from the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,18 +34,17 @@ def diagnose(work_dir: Path, config: Path | None = None, overrides: Sequence[str
         *run_check("mmcv operators", partial(packages.check_ops, imports)),
         *run_check("clashes", packages.check_clashes),
     ]
-    needed_disk = needed_shared = None
+    experiment = None
     if config is not None:
         found, experiment = _read(config, overrides, imports)
         findings += found
         if experiment is not None:
             findings += _check(experiment)
-            needed_disk, needed_shared = _needs(experiment)
     return [
         *findings,
         *run_check("work folder", partial(machine.check_file_system, work_dir)),
-        *run_check("disk", partial(machine.check_disk, work_dir, needed_disk)),
-        *run_check("shared memory", partial(machine.check_shared_memory, needed_shared)),
+        *run_check("disk", partial(_check_disk, work_dir, experiment)),
+        *run_check("shared memory", partial(_check_shared_memory, experiment)),
         *run_check("open files", machine.check_open_files),
     ]
 
@@ -72,7 +71,17 @@ def _check(experiment: "Experiment") -> list[Finding]:
     ]
 
 
-def _needs(experiment: "Experiment") -> tuple[int, int]:
-    from s4m_pipeline.doctor.experiment import disk_bytes, shared_bytes
+def _check_disk(work_dir: Path, experiment: "Experiment | None") -> Iterator[Finding]:
+    if experiment is None:
+        return machine.check_disk(work_dir, None)
+    from s4m_pipeline.doctor.experiment import disk_bytes
 
-    return disk_bytes(experiment), shared_bytes(experiment)
+    return machine.check_disk(work_dir, disk_bytes(experiment))
+
+
+def _check_shared_memory(experiment: "Experiment | None") -> Iterator[Finding]:
+    if experiment is None:
+        return machine.check_shared_memory(None)
+    from s4m_pipeline.doctor.experiment import shared_bytes
+
+    return machine.check_shared_memory(shared_bytes(experiment))

@@ -220,6 +220,10 @@ def _training_pixels(pipeline: Sequence[Mapping[str, Any]]) -> int:
 
 def check_tensorboard(experiment: Experiment) -> Iterator[Finding]:
     """TensorBoard is installed where it is asked for."""
-    if experiment.options.teacher.tensorboard and find_spec("tensorboard") is None:
-        text = "teacher.tensorboard is on, but TensorBoard is not installed"
+    trainings = {"teacher": experiment.options.teacher, "student": experiment.options.student}
+    asking = [
+        f"{stage}.tensorboard" for stage, options in trainings.items() if options and options.tensorboard
+    ]
+    if asking and find_spec("tensorboard") is None:
+        text = f"{' and '.join(asking)}: on, but TensorBoard is not installed"
         yield Finding("tensorboard", "fix", text, "pip install 's4m-pipeline[tensorboard]'")

@@ -144,6 +144,7 @@ def gc(
     """Remove old generations that nobody reads, and what killed processes left behind."""
     from cache.generations import collect_garbage
 
+    _chosen(root, None)  # a folder that is no cache is left alone
     removed = [str(path) for path in collect_garbage(root, keep)]
     if as_json:
         _print_json({"removed": removed})

@@ -171,7 +171,7 @@ def read_list(path: Path) -> list[str]:
         UserError: the file cannot be read as UTF-8 text.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--list {path}: cannot be read as text ({error}).") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -266,7 +266,7 @@ def test_check_file_system__without_locks__gives_the_caches_message(monkeypatch,
     assert (found.status, "needs a file system with flock" in found.text) == ("fix", True)
 
 
-def read(config: Path, *overrides: str) -> experiment_checks.Experiment:
+def read(config: Path, *overrides: str) -> experiment_checks.CheckedConfig:
     findings, experiment = experiment_checks.check_config(config, overrides)
     assert experiment is not None, findings
     return experiment
@@ -308,7 +308,7 @@ def test_check_data__with_something_absent__is_named_with_a_command(
     assert command in fixes[0].command
 
 
-def first_start(experiment: experiment_checks.Experiment) -> Finding:
+def first_start(experiment: experiment_checks.CheckedConfig) -> Finding:
     return next(iter(experiment_checks.check_init_from(experiment)))
 
 

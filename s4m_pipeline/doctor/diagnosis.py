@@ -10,7 +10,7 @@ from s4m_pipeline.doctor.finding import Finding, run_check
 from s4m_pipeline.doctor.probe import Import, probe
 
 if TYPE_CHECKING:
-    from s4m_pipeline.doctor.experiment import Experiment
+    from s4m_pipeline.doctor.experiment import CheckedConfig
 
 _NVIDIA_DEVICES = (Path("/dev/nvidia0"), Path("/dev/dxg"), Path("/proc/driver/nvidia/version"))
 
@@ -51,7 +51,7 @@ def diagnose(work_dir: Path, config: Path | None = None, overrides: Sequence[str
 
 def _read(
     config: Path, overrides: Sequence[str], imports: Mapping[str, Import]
-) -> tuple[list[Finding], "Experiment | None"]:
+) -> tuple[list[Finding], "CheckedConfig | None"]:
     broken = [name for name in ("torch", "mmengine", "mmcv", "sam2") if imports[name].error]
     if broken:
         return [Finding("config", "warn", f"not checked: mend {', '.join(broken)} first")], None
@@ -60,7 +60,7 @@ def _read(
     return check_config(config, overrides)
 
 
-def _check(experiment: "Experiment") -> list[Finding]:
+def _check(experiment: "CheckedConfig") -> list[Finding]:
     from s4m_pipeline.doctor import experiment as checks
 
     return [
@@ -71,7 +71,7 @@ def _check(experiment: "Experiment") -> list[Finding]:
     ]
 
 
-def _check_disk(work_dir: Path, experiment: "Experiment | None") -> Iterator[Finding]:
+def _check_disk(work_dir: Path, experiment: "CheckedConfig | None") -> Iterator[Finding]:
     if experiment is None:
         return machine.check_disk(work_dir, None)
     from s4m_pipeline.doctor.experiment import disk_bytes
@@ -79,7 +79,7 @@ def _check_disk(work_dir: Path, experiment: "Experiment | None") -> Iterator[Fin
     return machine.check_disk(work_dir, disk_bytes(experiment))
 
 
-def _check_shared_memory(experiment: "Experiment | None") -> Iterator[Finding]:
+def _check_shared_memory(experiment: "CheckedConfig | None") -> Iterator[Finding]:
     if experiment is None:
         return machine.check_shared_memory(None)
     from s4m_pipeline.doctor.experiment import shared_bytes

@@ -4,6 +4,8 @@ They take 8 MiB an image at SAM 2's usual size - 25 GB for Cityscapes, 1 TB for 
 before the first byte.
 """
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,28 @@ from cache.schema import FORMAT, VERSION
 
 DESCRIPTION = "embeddings.json"
 CHECKSUM_BYTES = 4
+_PREFIX = "embeddings-"
+
+
+def store_path(root: Path, fingerprint: Fingerprint) -> Path:
+    """The folder of a cache's embeddings with that fingerprint: stores of two encoders lie side by side."""
+    text = json.dumps(dict(fingerprint), sort_keys=True)
+    return root / f"{_PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def stores_without_use(root: Path, made: Sequence[Fingerprint]) -> list[Path]:
+    """The stores below a cache that nothing was made with.
+
+    Args:
+        root: the cache's folder.
+        made: fingerprints of what is kept; a store's own is a part of those of labels made with it.
+
+    Raises:
+        DamagedError: if a store's description is damaged.
+    """
+    paths = [description.parent for description in sorted(root.glob(f"{_PREFIX}*/{DESCRIPTION}"))]
+    own = {path: EmbeddingStore(path).fingerprint.items() for path in paths}
+    return [path for path in paths if not any(own[path] <= labels.items() for labels in made)]
 
 
 class EmbeddingStore:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cache import sealed
+from cache import embeddings, sealed
 from cache.atomic import TEMPORARY, remove_folder
 from cache.errors import CacheError, LockedError, disk_error
 from cache.generation import LOCK, PUBLISHED, Generation, GenerationSpec, create
@@ -135,8 +135,9 @@ def retire(generation: Generation) -> None:
 def collect_garbage(root: Path, keep: int = 1) -> list[Path]:
     """Remove what is no longer needed and return what was removed.
 
-    That is: generations older than the current one but for the last `keep - 1` of them, and leftovers of
-    killed processes. What is pinned stays. Generations that are still being written are never touched.
+    That is: generations older than the current one but for the last `keep - 1` of them, embeddings that no
+    generation left was made with, and leftovers of killed processes. What is pinned stays. Generations that
+    are still being written are never touched.
     """
     removed = []
     newest = current_number(root)
@@ -147,6 +148,7 @@ def collect_garbage(root: Path, keep: int = 1) -> list[Path]:
         except LockedError:
             continue
         removed.append(generation.path)
+    removed += _remove_embeddings_without_use(root)
     with FileLock(root / LOCK, exclusive=True, wait=True):
         # Whoever makes temporary folders here holds the lock, so these have no owner.
         removed += [_remove_leftover(path) for path in sorted(root.glob(f"{TEMPORARY}*"))]
@@ -174,6 +176,19 @@ def _refuse_past(generation: Generation) -> None:
             f"{generation.path}: generation {newest} is current already, and readers never go back. "
             f"Start a new one: --generation {newest + 1}"
         )
+
+
+def _remove_embeddings_without_use(root: Path) -> list[Path]:
+    """Remove those of no generation; none where damage hides what a generation was made with."""
+    with FileLock(root / LOCK, exclusive=True, wait=True):
+        try:
+            made = [generation.spec.fingerprint for generation in generations(root)]
+            stores = embeddings.stores_without_use(root, made)
+        except CacheError:
+            return []
+        for store in stores:
+            remove_folder(store)
+    return stores
 
 
 def _names(root: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ CACHE = "cache"
 WEIGHTS = "weights.safetensors"
 GENERATIONS = "generations.jsonl"
 LOCK = "LOCK"
+_TENSORBOARD = "log/vis_data"
 
 _PACKAGES = (
     "s4m-pipeline",
@@ -203,6 +205,8 @@ def _content(folder: Path, stage: str, config: Mapping[str, Any], data: Mapping[
 
 def _delete_outputs(folder: Path) -> None:
     """Delete what a stage writes and nothing else: the folder may be the user's own."""
+    if (folder / _TENSORBOARD).is_dir():
+        shutil.rmtree(folder / _TENSORBOARD)
     for pattern in ("run.json", "*.jsonl", "*.pth", "last_checkpoint", "*.safetensors", "log/*"):
         for path in folder.glob(pattern):
             path.unlink()

@@ -142,9 +142,10 @@ def gc(
     keep: Annotated[int, typer.Option(min=1, help="Generations to keep, the current one included.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Remove old generations that nobody reads, and what killed processes left behind."""
+    """Remove old generations that nobody reads, their embeddings, and what killed processes left behind."""
     from cache.generations import collect_garbage
 
+    _chosen(root, None)  # a folder that is no cache is left alone
     removed = [str(path) for path in collect_garbage(root, keep)]
     if as_json:
         _print_json({"removed": removed})

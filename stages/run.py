@@ -248,7 +248,7 @@ def _foretell(experiment: Experiment, chosen: Sequence[StageName]) -> None:
         plan = Plan("after that", []) if pending else PLANS[name](experiment)
         pending = pending or bool(plan.commands)
         console.result.print(f"{name}: {plan.why}{_time_left(experiment, name, plan, pending)}")
-    judged = doctor.Experiment(experiment.config, experiment.options, experiment.parts)
+    judged = doctor.CheckedConfig(experiment.config, experiment.options, experiment.parts)
     disk_gb = doctor.disk_bytes(judged) / 1e9
     console.result.print(f"disk for checkpoints and pseudo-labels: about {disk_gb:.1f} GB")
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from s4m_pipeline.doctor import diagnosis, machine, packages
 from s4m_pipeline.doctor import experiment as experiment_checks
-from s4m_pipeline.doctor import machine, packages
 from s4m_pipeline.doctor.finding import Finding, run_check
 from s4m_pipeline.doctor.probe import Import, probe
 
@@ -266,7 +266,7 @@ def test_check_file_system__without_locks__gives_the_caches_message(monkeypatch,
     assert (found.status, "needs a file system with flock" in found.text) == ("fix", True)
 
 
-def read(config: Path, *overrides: str) -> experiment_checks.Experiment:
+def read(config: Path, *overrides: str) -> experiment_checks.CheckedConfig:
     findings, experiment = experiment_checks.check_config(config, overrides)
     assert experiment is not None, findings
     return experiment
@@ -308,7 +308,7 @@ def test_check_data__with_something_absent__is_named_with_a_command(
     assert command in fixes[0].command
 
 
-def first_start(experiment: experiment_checks.Experiment) -> Finding:
+def first_start(experiment: experiment_checks.CheckedConfig) -> Finding:
     return next(iter(experiment_checks.check_init_from(experiment)))
 
 
@@ -346,6 +346,28 @@ def test_check_weights__absent_or_to_be_downloaded__are_told_apart(tiny_config, 
     (tmp_path / "hub" / "checkpoints" / "resnet50-1.pth").touch()
     (hub,) = experiment_checks.check_sam(large)
     assert (hub.status, first_start(large).status) == ("ok", "ok")
+
+
+def test_check_tensorboard__of_either_training__is_missed(tiny_config, monkeypatch):
+    monkeypatch.setattr(experiment_checks, "find_spec", lambda name: None)
+    assert list(experiment_checks.check_tensorboard(read(tiny_config))) == []
+    for asking in ("teacher.tensorboard", "student.tensorboard"):
+        (found,) = experiment_checks.check_tensorboard(read(tiny_config, f"{asking}=true"))
+        assert (found.status, f"{asking}: on, but" in found.text) == ("fix", True)
+
+
+def test_diagnose__estimate_that_fails__is_a_warning_among_the_other_findings(
+    tiny_config, tmp_path, monkeypatch
+):
+    modules = (*HEALTHY, "pycocotools.mask", "mmcv._ext")
+    monkeypatch.setattr(diagnosis, "probe", lambda: {m: Import(m, "9") for m in modules})
+    config = tmp_path / "odd.py"
+    config.write_text(
+        f"_base_ = [{str(tiny_config)!r}]\ntrain_pipeline = [dict(type='RandomCrop', crop_size=128)]\n"
+    )
+    findings = {f.name: f for f in diagnosis.diagnose(tmp_path, config)}
+    assert "could not be checked (TypeError" in findings["shared memory"].text
+    assert "for checkpoints and labels" in findings["disk"].text
 
 
 def test_needs__of_disk_and_shared_memory__grow_with_what_is_asked_for(tiny_config):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from s4m_pipeline.engine.checkpoint import (
@@ -103,6 +104,24 @@ def test_read_weights__truncated_file_is_a_user_error(name: str, tmp_path: Path)
         (tmp_path / name).write_bytes(content[:kept])
         with pytest.raises(UserError, match="damaged"):
             read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("classes", ["cat, dog", "5", '"cat"', "[1, 2]"])
+def test_read_weights__header_whose_classes_are_no_list_of_names__is_a_user_error(
+    classes: str, tmp_path: Path
+) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "w.safetensors", {"classes": classes})
+    with pytest.raises(UserError, match=r"w\.safetensors is damaged"):
+        read_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content", [[torch.zeros(2)], {"model": {"a": torch.zeros(2)}}, {"state_dict": 3}, torch.zeros(2)]
+)
+def test_read_weights__checkpoint_of_other_things__is_a_user_error(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth holds other things than weights"):
+        read_weights(tmp_path / "w.pth")
 
 
 def test_read_weights__absent_file_is_a_user_error(tmp_path: Path) -> None:

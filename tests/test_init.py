@@ -119,6 +119,12 @@ def test_init__without_validation__holds_some_labelled_images_out(photos):
     assert labeled.class_names == val.class_names == ["bright", "dark"]
 
 
+def test_init__impossible_share_for_validation__is_refused_by_its_own_option(photos):
+    result = photos.init("--val-percent", 0)
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith("--val-percent 0: expected")
+
+
 def test_init__with_all_photos_in_one_folder__takes_those_without_labels(photos):
     for name in "abc":
         shutil.copy(photos.root / "more" / f"{name}.png", photos.root / "train")

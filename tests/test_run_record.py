@@ -90,6 +90,18 @@ def test_run_record__other_settings__are_refused_only_once_something_was_saved(t
         begin(tmp_path, seed=0)
 
 
+def test_run_record__overwrite__deletes_what_tensorboard_wrote_and_nothing_of_the_users(
+    tmp_path: Path,
+) -> None:
+    with begin(tmp_path).session():
+        (tmp_path / "log/vis_data").mkdir(parents=True)
+        for name in ("log/vis_data/events.out.tfevents.1.host", "log/train.log", "notes.txt"):
+            (tmp_path / name).touch()
+    RunRecord.open(tmp_path, "train-student", {}, {}, overwrite=True)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"LOCK", "run.json", "notes.txt"}
+
+
 def test_run_record__refused_run_leaves_the_folder_free(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), begin(tmp_path, seed=0).session():
         (tmp_path / "iter_2.pth").touch()

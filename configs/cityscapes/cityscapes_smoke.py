@@ -4,8 +4,8 @@ Everything in pixels is an eighth of the paper's, as the miniature's photos are.
 
 Data:             s4m data miniature cityscapes ROOT, and docs/cityscapes.md, split of 10 %
 Command:          s4m reproduce cityscapes ROOT --profile smoke (its first stage: s4m pretrain-teacher)
-Time and memory:  65 s of processor time for the stages, in one thread, with 1,024 sampled points a mask (now
-                  256); memory not measured
+Time and memory:  65 s of processor time for the stages, in one thread, with 1,024 sampled points a mask
+                  instead of 256; memory not measured
 Expected AP:      none to speak of
 """
 

@@ -135,7 +135,8 @@ def _refuse_errors(
 
 def _split_off(data: CocoData, percent: float, seed: int, out: Path) -> tuple[CocoData, CocoData]:
     """Labelled and validation part of one annotated set, both as files to be written to `out`."""
-    chosen = set(choose_percent([image.file_name for image in data.images], percent, seed))
+    names = [image.file_name for image in data.images]
+    chosen = set(choose_percent(names, percent, seed, "--val-percent"))
     parts = []
     for name, wanted in (("labeled", False), ("val", True)):
         images = tuple(image for image in data.images if (image.file_name in chosen) == wanted)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.data.limits import MAX_PIXELS, RAISE_LIMIT
@@ -72,13 +72,13 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[npt.NDArray[np.u
     byte is taken; of several frames the first.
 
     Raises:
-        ImageError: as `read_header`, or truncated or corrupt pixels, or float pixels (they have no range).
+        ImageError: as `read_header`, truncated or corrupt pixels, or pixels without a range (float, 32 bit).
     """
     with _opened(path, max_pixels) as image:
         header = _header(image)
         try:
-            transposition = _UPRIGHT.get(_orientation(image))
             rgb = _to_rgb(image)
+            transposition = _UPRIGHT.get(_orientation(image))  # of TIFF none is left: decoding applies it
             upright = rgb if transposition is None else rgb.transpose(transposition)
             return np.array(upright, dtype=np.uint8), header
         except Exception as error:  # decoders raise nearly anything on damaged bytes
@@ -88,8 +88,9 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[npt.NDArray[np.u
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("float pixels have no defined range; save the image as 8 or 16 bit")
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):  # I of PGM is 16 bit
+        kind = "float" if image.mode == "F" else "32-bit or signed integer"
+        raise ValueError(f"{kind} pixels have no defined range; save the image as 8 or 16 bit, unsigned")
     if image.mode.startswith("I"):
         high_byte = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
         return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
@@ -130,8 +131,15 @@ def _pillow_limit_off() -> Iterator[None]:
 def _header(image: Image.Image) -> ImageHeader:
     orientation = _orientation(image)
     swapped = orientation >= 5
-    width, height = (image.height, image.width) if swapped else (image.width, image.height)
+    width, height = _stored_size(image)[::-1] if swapped else _stored_size(image)
     return ImageHeader(width=width, height=height, rotated=orientation != 1, swapped=swapped)
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before any rotation; Pillow's `size` of a TIFF file is mostly that after it."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    return image.size
 
 
 def _orientation(image: Image.Image) -> int:

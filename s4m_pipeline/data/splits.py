@@ -98,17 +98,20 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def choose_percent(names: Sequence[str], percent: float, seed: int) -> list[str]:
+def choose_percent(names: Sequence[str], percent: float, seed: int, option: str = "--percent") -> list[str]:
     """The file names to label, sorted: `percent` of `names`, rounded half up, at least one.
 
     The names are ranked by a hash of seed and name, and the first are taken. So the choice does not depend on
     the order of `names`, and for one seed a smaller percentage is a part of a larger one.
 
+    Args:
+        option: what `percent` was given with, for the message.
+
     Raises:
         UserError: `percent` is not above 0 and below 100.
     """
     if not 0 < percent < 100:
-        raise UserError(f"--percent {percent:g}: expected a number above 0 and below 100.")
+        raise UserError(f"{option} {percent:g}: expected a number above 0 and below 100.")
     ranked = sorted(
         names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode(errors="surrogateescape")).digest()
     )
@@ -171,7 +174,7 @@ def read_list(path: Path) -> list[str]:
         UserError: the file cannot be read as UTF-8 text.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--list {path}: cannot be read as text ({error}).") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -1,6 +1,6 @@
 """All checks in order, each apart from the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from s4m_pipeline.doctor.finding import Finding, run_check
 from s4m_pipeline.doctor.probe import Import, probe
 
 if TYPE_CHECKING:
-    from s4m_pipeline.doctor.experiment import Experiment
+    from s4m_pipeline.doctor.experiment import CheckedConfig
 
 _NVIDIA_DEVICES = (Path("/dev/nvidia0"), Path("/dev/dxg"), Path("/proc/driver/nvidia/version"))
 
@@ -34,25 +34,24 @@ def diagnose(work_dir: Path, config: Path | None = None, overrides: Sequence[str
         *run_check("mmcv operators", partial(packages.check_ops, imports)),
         *run_check("clashes", packages.check_clashes),
     ]
-    needed_disk = needed_shared = None
+    experiment = None
     if config is not None:
         found, experiment = _read(config, overrides, imports)
         findings += found
         if experiment is not None:
             findings += _check(experiment)
-            needed_disk, needed_shared = _needs(experiment)
     return [
         *findings,
         *run_check("work folder", partial(machine.check_file_system, work_dir)),
-        *run_check("disk", partial(machine.check_disk, work_dir, needed_disk)),
-        *run_check("shared memory", partial(machine.check_shared_memory, needed_shared)),
+        *run_check("disk", partial(_check_disk, work_dir, experiment)),
+        *run_check("shared memory", partial(_check_shared_memory, experiment)),
         *run_check("open files", machine.check_open_files),
     ]
 
 
 def _read(
     config: Path, overrides: Sequence[str], imports: Mapping[str, Import]
-) -> tuple[list[Finding], "Experiment | None"]:
+) -> tuple[list[Finding], "CheckedConfig | None"]:
     broken = [name for name in ("torch", "mmengine", "mmcv", "sam2") if imports[name].error]
     if broken:
         return [Finding("config", "warn", f"not checked: mend {', '.join(broken)} first")], None
@@ -61,7 +60,7 @@ def _read(
     return check_config(config, overrides)
 
 
-def _check(experiment: "Experiment") -> list[Finding]:
+def _check(experiment: "CheckedConfig") -> list[Finding]:
     from s4m_pipeline.doctor import experiment as checks
 
     return [
@@ -72,7 +71,17 @@ def _check(experiment: "Experiment") -> list[Finding]:
     ]
 
 
-def _needs(experiment: "Experiment") -> tuple[int, int]:
-    from s4m_pipeline.doctor.experiment import disk_bytes, shared_bytes
+def _check_disk(work_dir: Path, experiment: "CheckedConfig | None") -> Iterator[Finding]:
+    if experiment is None:
+        return machine.check_disk(work_dir, None)
+    from s4m_pipeline.doctor.experiment import disk_bytes
 
-    return disk_bytes(experiment), shared_bytes(experiment)
+    return machine.check_disk(work_dir, disk_bytes(experiment))
+
+
+def _check_shared_memory(experiment: "CheckedConfig | None") -> Iterator[Finding]:
+    if experiment is None:
+        return machine.check_shared_memory(None)
+    from s4m_pipeline.doctor.experiment import shared_bytes
+
+    return machine.check_shared_memory(shared_bytes(experiment))

@@ -25,7 +25,7 @@ _PREFETCHED = 2
 
 
 @dataclass(frozen=True)
-class Experiment:
+class CheckedConfig:
     """A config that could be read."""
 
     path: Path
@@ -33,17 +33,17 @@ class Experiment:
     parts: dict[str, Any]
 
 
-def check_config(path: Path, overrides: Sequence[str]) -> tuple[list[Finding], Experiment | None]:
+def check_config(path: Path, overrides: Sequence[str]) -> tuple[list[Finding], CheckedConfig | None]:
     """Read the config; without it nothing else of the experiment can be checked."""
     try:
         options, parts = load_experiment(path, overrides)
     except UserError as error:
         text = "; ".join(line.strip() for line in str(error).splitlines())
         return [Finding("config", "fix", text, f"${{EDITOR:-vi}} {pasted(path)}")], None
-    return [Finding("config", "ok", str(path))], Experiment(path, options, parts)
+    return [Finding("config", "ok", str(path))], CheckedConfig(path, options, parts)
 
 
-def check_data(experiment: Experiment) -> Iterator[Finding]:
+def check_data(experiment: CheckedConfig) -> Iterator[Finding]:
     """The data set's folders and JSON files are where the config says, and fit together."""
     data = experiment.options.data
     root = Path(data.root).expanduser()
@@ -97,7 +97,7 @@ def _check_set(name: str, source: Path, images: Path) -> Finding:
     return Finding(name, "ok", f"{source}: {len(listed)} images")
 
 
-def check_sam(experiment: Experiment) -> Iterator[Finding]:
+def check_sam(experiment: CheckedConfig) -> Iterator[Finding]:
     """SAM 2's weights are here, or will be downloaded."""
     options = experiment.options
     sam, student = options.sam, options.student
@@ -137,7 +137,7 @@ def _check_hub(model: str, weights_dir: Path) -> Finding:
     return Finding(name, "warn", text, f"hf download {model} {file_name} --local-dir {pasted(weights_dir)}")
 
 
-def check_init_from(experiment: Experiment) -> Iterator[Finding]:
+def check_init_from(experiment: CheckedConfig) -> Iterator[Finding]:
     """Initial weights of teacher and student are here, or will be downloaded."""
     trainings = {"teacher": experiment.options.teacher, "student": experiment.options.student}
     for stage, training in trainings.items():
@@ -168,7 +168,7 @@ def torch_checkpoints() -> Path:
     return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
 
 
-def disk_bytes(experiment: Experiment) -> int:
+def disk_bytes(experiment: CheckedConfig) -> int:
     """What the experiment will write: checkpoints of each training, generations of labels, embeddings.
 
     A checkpoint holds 20 bytes for each weight (itself, its average, AdamW's moments, and some air); the
@@ -185,7 +185,7 @@ def disk_bytes(experiment: Experiment) -> int:
     return checkpoints + labels + min(embeddings, int(options.cache.embeddings_gb * GB))
 
 
-def _num_unlabeled(experiment: Experiment) -> int:
+def _num_unlabeled(experiment: CheckedConfig) -> int:
     """Number of unlabelled images; a JSON too large to read is counted by its size."""
     data = experiment.options.data
     source = data.path(data.unlabeled) if data.unlabeled else None
@@ -201,7 +201,7 @@ def _num_unlabeled(experiment: Experiment) -> int:
         return 0
 
 
-def shared_bytes(experiment: Experiment) -> int:
+def shared_bytes(experiment: CheckedConfig) -> int:
     """Images of 3 bytes a pixel in all batches that the loader processes of a training keep ready."""
     options = experiment.options
     steps = [options.teacher.batch_size * options.teacher.workers]
@@ -218,8 +218,12 @@ def _training_pixels(pipeline: Sequence[Mapping[str, Any]]) -> int:
     return max((height * width for height, width in sizes), default=1024 * 1024)
 
 
-def check_tensorboard(experiment: Experiment) -> Iterator[Finding]:
+def check_tensorboard(experiment: CheckedConfig) -> Iterator[Finding]:
     """TensorBoard is installed where it is asked for."""
-    if experiment.options.teacher.tensorboard and find_spec("tensorboard") is None:
-        text = "teacher.tensorboard is on, but TensorBoard is not installed"
+    trainings = {"teacher": experiment.options.teacher, "student": experiment.options.student}
+    asking = [
+        f"{stage}.tensorboard" for stage, options in trainings.items() if options and options.tensorboard
+    ]
+    if asking and find_spec("tensorboard") is None:
+        text = f"{' and '.join(asking)}: on, but TensorBoard is not installed"
         yield Finding("tensorboard", "fix", text, "pip install 's4m-pipeline[tensorboard]'")

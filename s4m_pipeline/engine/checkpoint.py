@@ -92,15 +92,20 @@ def read_weights(path: Path, *, trust: bool = False) -> Weights:
         _require(path)
         try:
             with safe_open(path, framework="pt") as file:
-                classes = json.loads((file.metadata() or {}).get("classes", "null"))
+                classes = _listed_classes((file.metadata() or {}).get("classes", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-        except SafetensorError as error:
+        except (SafetensorError, ValueError) as error:
             raise UserError(
                 f"{path} is damaged: {error}\nDelete it, or copy it again from where it came from."
             ) from error
     else:
         checkpoint = load_checkpoint(path, trust=trust)
-        tensors = checkpoint.get("state_dict", checkpoint)
+        tensors = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else None
+        if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+            raise UserError(
+                f"{path} holds other things than weights.\nExpected: a dictionary of tensors by name, or one "
+                "with such a dictionary as `state_dict`. Take the tensors out of it and save them alone."
+            )
         meta = checkpoint.get("meta", {})
         classes = meta.get("dataset_meta", {}).get("classes") if isinstance(meta, Mapping) else None
     return Weights(path, dict(tensors), tuple(classes) if classes else None)
@@ -115,6 +120,14 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], classes: tuple[str,
     metadata = {"classes": json.dumps(classes), **about}
     # Not through save_file, which makes files that nobody else may read.
     _write(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def _listed_classes(text: str) -> list[str] | None:
+    """The class names in the header of a .safetensors file."""
+    names = json.loads(text)
+    if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return names
+    raise ValueError(f"`classes` in its header is {text[:80]}, a list of names expected")
 
 
 def require_classes(weights: Weights, classes: tuple[str, ...], source: str) -> None:

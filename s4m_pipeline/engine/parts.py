@@ -182,7 +182,7 @@ def visualizer(*, tensorboard: bool) -> dict[str, Any]:
     """
     if tensorboard and find_spec("tensorboard") is None:
         raise UserError(
-            "teacher.tensorboard is on, but TensorBoard is not installed.\n"
+            "The setting `tensorboard` of this training is on, but TensorBoard is not installed.\n"
             'Install it with pip install "s4m-pipeline[tensorboard]", or leave it off: metrics.jsonl'
             " is written in any case."
         )

@@ -15,7 +15,7 @@ NOTICEABLE = 0.01
 
 
 class RefinementQuality:
-    """Collects image by image; SQ and CA as `pseudo_label_quality` (paper, supplement).
+    """Collects image by image; SQ and CA as in the paper's supplement.
 
     Args:
         num_classes: number of labels.

@@ -66,7 +66,12 @@ RUNNER_KEYS = (
 """Top-level keys whose content is mmengine's or mmdet's; the rest must be a field of `Options`."""
 
 _LISTS_OF_PARTS = ("param_scheduler", "train_pipeline", "test_pipeline", "custom_hooks")
-_SINGLE_PARTS = ("model", "optim_wrapper")
+_REQUIRED_LISTS = ("train_pipeline", "test_pipeline")
+_REQUIRED_PARTS: dict[str, Any] = {
+    "model": {"backbone": {}, "panoptic_head": {"loss_cls": {}}, "panoptic_fusion_head": {}},
+    "optim_wrapper": {},
+}
+"""Dictionaries that must be there, and those within them that the program fills in."""
 
 _OF_TRAININGS = (
     "workers",
@@ -125,8 +130,8 @@ def parse_options(config: Mapping[str, Any], earlier_faults: Sequence[str] = ())
     groups = {item.name: item.metadata["group"] for item in dataclasses.fields(Options)}
     known = [*groups, *RUNNER_KEYS]
     faults += [unknown_key(key, known) for key in config if key not in known]
-    faults += [f"{key}: missing" for key in ("model", "optim_wrapper", "train_pipeline") if key not in config]
-    faults += _shape_faults(config)
+    faults += _part_faults(config, _REQUIRED_PARTS)
+    faults += _list_faults(config)
     parsed: dict[str, Any] = {}
     for name, group in groups.items():
         if group is StudentOptions and config.get(name) is None:
@@ -141,12 +146,22 @@ def parse_options(config: Mapping[str, Any], earlier_faults: Sequence[str] = ())
     return Options(**parsed)
 
 
-def _shape_faults(config: Mapping[str, Any]) -> list[str]:
-    """Parts for mmengine and mmdet that are neither a dictionary nor a list of them."""
+def _part_faults(config: Mapping[str, Any], required: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Parts for mmengine and mmdet that are missing or no dictionary."""
     faults = []
-    for key in _SINGLE_PARTS:
-        if key in config and not isinstance(config[key], Mapping):
-            faults.append(f"{key}: {config[key]!r} given, a dictionary expected")
+    for key, within in required.items():
+        if key not in config:
+            faults.append(f"{prefix}{key}: missing")
+        elif not isinstance(config[key], Mapping):
+            faults.append(f"{prefix}{key}: {config[key]!r} given, a dictionary expected")
+        else:
+            faults += _part_faults(config[key], within, f"{prefix}{key}.")
+    return faults
+
+
+def _list_faults(config: Mapping[str, Any]) -> list[str]:
+    """Parts for mmengine and mmdet that are missing or no list of dictionaries."""
+    faults = [f"{key}: missing" for key in _REQUIRED_LISTS if key not in config]
     for key in _LISTS_OF_PARTS:
         value = config.get(key, [])
         if not isinstance(value, Sequence) or not all(isinstance(part, Mapping) for part in value):

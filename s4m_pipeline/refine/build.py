@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cache.embeddings import EmbeddingStore
+from cache.embeddings import EmbeddingStore, store_path
 from s4m_pipeline.data.coco import CocoImage
 from s4m_pipeline.models.load import load_network
 from s4m_pipeline.refine.encoder import ImageEncoder, open_store
@@ -79,11 +79,12 @@ def photo_files(inputs: RefineInputs, images: Sequence[CocoImage]) -> PhotoFiles
 
 def _embedding_store(inputs: RefineInputs, sam: BatchedSam, root: Path) -> EmbeddingStore:
     fingerprint = inputs.fingerprint()
-    needed = ("sam", "sam weights", "sam config", "sam precision", "image names")
+    needed = ("sam", "sam weights", "sam config", "sam precision", "embeddings", "image names")
+    of_embeddings = {name: fingerprint[name] for name in needed}
     return open_store(
-        root / "embeddings",
+        store_path(root, of_embeddings),
         sam,
         [image.id for image in inputs.unlabeled.images],
-        {name: fingerprint[name] for name in needed},
+        of_embeddings,
         int(inputs.options.cache.embeddings_gb * 1e9),
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cache.embeddings import EmbeddingStore
 from cache.fingerprint import Fingerprint
+from cache.generation import LOCK
 from cache.locks import FileLock
 from s4m_pipeline.refine.photos import Photo
 from s4m_pipeline.sam import BatchedSam, ImageEmbeddings
@@ -33,7 +34,7 @@ def open_store(
     one = sam.encode([torch.zeros(3, 32, 32, dtype=torch.uint8)])
     shapes = {name: tuple(getattr(one, name).shape[1:]) for name in _LEVELS}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock"), exclusive=True, wait=True):
+    with FileLock(folder.parent / LOCK, exclusive=True, wait=True):
         return EmbeddingStore.create(
             folder, image_ids=image_ids, shapes=shapes, fingerprint=fingerprint, budget_bytes=budget_bytes
         )

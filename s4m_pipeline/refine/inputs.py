@@ -119,8 +119,12 @@ def _load_unlabeled(
     truth = unlabeled.annotated
     if ground_truth is not None:
         truth = load_coco(data.path(ground_truth), images_root)
-    if truth is not None:
         require_truth(truth, unlabeled.images, labelled)
+    elif truth is not None:
+        remedy = (
+            "They only serve to measure labels: take them out of data.unlabeled, or correct their classes."
+        )
+        require_same_classes(truth, labelled, remedy)
     return unlabeled, truth
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from mmengine.dataset import Compose
@@ -69,14 +70,24 @@ class PhotoFiles(Dataset[Photo | Unreadable]):
         if size != (image.height, image.width):
             listed, found = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
             return Unreadable(image.id, image.file_name, f"is {found} pixels, listed as {listed}")
-        return self.photo(image.id, pixels, image.path)
+        try:
+            return self.photo(image.id, pixels, image.path)
+        except UserError as error:
+            return Unreadable(image.id, image.file_name, str(error))
 
     def photo(self, image_id: int, pixels: NDArray[np.uint8], path: Path | None = None) -> Photo:
-        """An image that is in memory already, uint8 RGB (H, W, 3), as a photo."""
+        """An image that is in memory already, uint8 RGB (H, W, 3), as a photo.
+
+        Raises:
+            UserError: if a transform cannot take its size: so narrow that scaling leaves no pixel, say.
+        """
         size = pixels.shape[:2]
-        packed = self._transform(
-            {"img": pixels, "img_shape": size, "ori_shape": size, "img_path": str(path), "img_id": image_id}
-        )
+        unpacked = {"img": pixels, "img_shape": size, "ori_shape": size, "img_path": str(path)}
+        try:
+            packed = self._transform({**unpacked, "img_id": image_id})
+        except cv2.error as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"test_pipeline cannot take {size[1]} x {size[0]} pixels ({reason})") from error
         original = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         return Photo(image_id, original, packed["inputs"].contiguous())
 

@@ -22,7 +22,7 @@ from s4m_pipeline.sam.batched import (  # noqa: E402
 )
 from s4m_pipeline.sam.loader import LoadedSam, build_sam, load_configured_sam, load_sam  # noqa: E402
 from s4m_pipeline.sam.prompts import Prompts  # noqa: E402
-from s4m_pipeline.sam.tokens import decoder_tokens, similarity_rows, stream_decoder_tokens  # noqa: E402
+from s4m_pipeline.sam.tokens import similarity_rows, stream_decoder_tokens  # noqa: E402
 
 __all__ = [
     "BatchedSam",
@@ -32,7 +32,6 @@ __all__ = [
     "LoadedSam",
     "Prompts",
     "build_sam",
-    "decoder_tokens",
     "full_size_masks",
     "load_configured_sam",
     "load_sam",

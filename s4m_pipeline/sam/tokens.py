@@ -1,6 +1,6 @@
 """Decoder image tokens for structural distillation: one single-point prompt per query point.
 
-F_SAM (METHOD: section 1) is the image embedding after the two-way blocks, before the final attention and the
+F_SAM (paper, section 4.1) is the image embedding after the two-way blocks, before the final attention and the
 upscaling. At 64 x 64 x 256 a point's tokens take 4 MiB in fp32, so similarity rows are made chunk by chunk.
 Axes: B images, P points per image, C width, L = h * w tokens.
 """
@@ -45,13 +45,6 @@ def similarity_rows(
         stop = start + len(tokens)
         rows[start:stop] = _cosine_rows(tokens, flat_index[start:stop])[:, 0]
     return SimilarityRows(rows.reshape(*index.shape, -1), index)
-
-
-def decoder_tokens(sam: BatchedSam, embeddings: ImageTokens, points_xy_px: Tensor) -> Tensor:
-    """All tokens F_SAM (B, P, C, h, w) of points (B, P, 2): 512 MiB an image for 128 points in fp32."""
-    chunks = [tokens for _, tokens in stream_decoder_tokens(sam, embeddings, points_xy_px)]
-    tokens_NCL = torch.cat(chunks).transpose(1, 2)
-    return tokens_NCL.reshape(*points_xy_px.shape[:2], *embeddings.tokens_BChw.shape[1:])
 
 
 def stream_decoder_tokens(

@@ -140,7 +140,16 @@ def test_import__of_an_export_is_published_with_all_instances(root, tmp_path):
     assert run_json("info", tmp_path / "other")["summary"]["num_instances"] == num_annotations
 
 
-@pytest.mark.parametrize("command", [["info"], ["verify"], ["repair"], ["publish"]], ids=lambda c: c[0])
+def test_gc__folder_that_is_no_cache_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / ".tmp-of-another-program").mkdir()
+    with pytest.raises(CacheError, match="no cache is there"):
+        run("gc", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".tmp-of-another-program"]
+
+
+@pytest.mark.parametrize(
+    "command", [["info"], ["verify"], ["repair"], ["publish"], ["gc"]], ids=lambda c: c[0]
+)
 def test_any__missing_cache_is_refused(tmp_path, command):
     with pytest.raises(CacheError, match="no cache is there"):
         run(*command, tmp_path / "absent")

@@ -4,7 +4,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from cache.embeddings import EmbeddingStore
+from cache.embeddings import EmbeddingStore, store_path
 from cache.errors import CacheError, DamagedError
 
 SHAPES = {"emb": (8, 4, 4), "s0": (2, 16, 16)}
@@ -62,6 +62,13 @@ def test_create__other_encoder_images_or_shapes_are_refused(tmp_path):
         make(tmp_path / "embeddings", image_ids=(7,), shapes={"emb": (8, 4, 4)}, sam="sha256:bbbb")
     for fault in ("sam: stored 'sha256:aaaa', given 'sha256:bbbb'", "image ids", "shapes"):
         assert fault in str(error.value)
+
+
+def test_store_path__differs_with_the_fingerprint_alone(tmp_path):
+    path = store_path(tmp_path, {"sam": "a", "names": "b"})
+    assert path == store_path(tmp_path, {"names": "b", "sam": "a"})
+    assert path != store_path(tmp_path, {"sam": "c", "names": "b"})
+    assert path.parent == tmp_path
 
 
 def test_put__foreign_image_or_shape_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cache import sealed
+from cache.embeddings import EmbeddingStore, store_path
 from cache.errors import CacheError, DamagedError, LockedError
 from cache.generation import Generation, GenerationSpec
 from cache.generations import begin, collect_garbage, current, generations, publish, retire
@@ -142,6 +143,36 @@ def test_collect_garbage__keeps_what_is_asked_written_or_new(tmp_path):
 
     assert [generation.number for generation in generations(tmp_path)] == [3, 4, 5]
     assert [path.name[:9] for path in removed] == ["gen-0001", "gen-0002", ".tmp-gen-", ".tmp-part"]
+
+
+def make_store(root, teacher):
+    path = store_path(root, {"teacher": teacher})
+    EmbeddingStore.create(
+        path, image_ids=[1], shapes={"emb": (2, 2)}, fingerprint={"teacher": teacher}, budget_bytes=10**6
+    )
+    return path
+
+
+def test_collect_garbage__embeddings_go_with_the_last_generation_made_with_them(tmp_path):
+    old, of_old = make_published(tmp_path), make_store(tmp_path, "sha256:aaaa")
+    new, of_new = (
+        begin(tmp_path, make_spec(teacher="sha256:bbbb"), number=2),
+        make_store(tmp_path, "sha256:bbbb"),
+    )
+    assert collect_garbage(tmp_path) == []
+    fill(new)
+    publish(new)
+    assert collect_garbage(tmp_path) == [old.path, of_old]
+    assert not of_old.exists() and of_new.exists()
+
+
+def test_collect_garbage__embeddings_stay_while_a_damaged_generation_may_need_them(tmp_path):
+    description = make_published(tmp_path).path / "generation.json"
+    store, whole = make_store(tmp_path, "sha256:bbbb"), description.read_bytes()
+    description.write_bytes(whole[:-20])
+    assert collect_garbage(tmp_path) == []
+    description.write_bytes(whole)
+    assert collect_garbage(tmp_path) == [store]
 
 
 def test_generation__pickles_small(tmp_path):

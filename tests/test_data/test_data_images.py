@@ -20,35 +20,57 @@ REPOSITORY = Path(__file__).parents[2]
 
 RED_TOP = np.zeros((16, 24, 3), np.uint8)
 RED_TOP[:8, :, 0] = 200
+RED_CORNER = RED_TOP.copy()
+RED_CORNER[:, 12:] = 0
 
 
-def save_rotated(path, orientation):
+def save_rotated(path, orientation, **how):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(RED_TOP).save(path, exif=exif)
+    Image.fromarray(RED_CORNER).save(path, exif=exif, **how)
 
 
 @pytest.mark.parametrize(
-    ("orientation", "red_side"),
+    ("name", "how"),
+    [("a.png", {}), ("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"})],
+    ids=["png", "tiff", "tiff-lzw"],
+)
+@pytest.mark.parametrize(
+    ("orientation", "red"),
     [
-        (1, "top"),
-        (2, "top"),
-        (3, "bottom"),
-        (4, "bottom"),
-        (5, "left"),
-        (6, "right"),
-        (7, "right"),
-        (8, "left"),
+        (1, "top left"),
+        (2, "top right"),
+        (3, "bottom right"),
+        (4, "bottom left"),
+        (5, "top left"),
+        (6, "top right"),
+        (7, "bottom right"),
+        (8, "bottom left"),
     ],
 )
-def test_read_rgb__exif_orientation_is_turned_upright(tmp_path, orientation, red_side):
-    save_rotated(tmp_path / "a.png", orientation)
-    rgb, header = read_rgb(tmp_path / "a.png")
-    halves = {"top": rgb[:4], "bottom": rgb[-4:], "left": rgb[:, :4], "right": rgb[:, -4:]}
-    assert (halves[red_side][..., 0] == 200).all()
+def test_read_rgb__exif_orientation_is_turned_upright(tmp_path, orientation, red, name, how):
+    save_rotated(tmp_path / name, orientation, **how)
+    rgb, header = read_rgb(tmp_path / name)
+    upper, lower = rgb[:4], rgb[-4:]
+    corners = {
+        "top left": upper[:, :4],
+        "top right": upper[:, -4:],
+        "bottom left": lower[:, :4],
+        "bottom right": lower[:, -4:],
+    }
+    assert [corner for corner, pixels in corners.items() if (pixels[..., 0] == 200).all()] == [red]
     assert (header.height, header.width) == rgb.shape[:2] == ((24, 16) if orientation >= 5 else (16, 24))
-    assert header == read_header(tmp_path / "a.png")
+    assert header == read_header(tmp_path / name)
     assert header.rotated == (orientation != 1)
+    assert header.swapped == (orientation >= 5)
+
+
+def test_read_rgb__orientation_in_the_xmp_of_a_tiff_is_turned_upright(tmp_path):
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    Image.fromarray(RED_TOP).save(tmp_path / "a.tif", tiffinfo={700: xmp})
+    rgb, header = read_rgb(tmp_path / "a.tif")
+    assert (rgb[:, -4:, 0] == 200).all()
+    assert (header.height, header.width) == rgb.shape[:2] == (24, 16)
 
 
 def test_read_rgb__cmyk_jpeg_becomes_the_same_colours(tmp_path):
@@ -96,8 +118,9 @@ def test_read_rgb__grey_bilevel_and_palette_have_three_channels(tmp_path, mode):
     assert (rgb[-1, 0] == 0).all()
 
 
-def test_read_rgb__float_pixels_are_refused(tmp_path):
-    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_read_rgb__pixels_without_a_range_are_refused(tmp_path, kind):
+    Image.fromarray(np.full((4, 4), 200, kind)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match="no defined range"):
         read_rgb(tmp_path / "a.tif")
 

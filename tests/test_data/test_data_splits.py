@@ -136,6 +136,12 @@ def test_split_listed__own_record_reproduces_a_percentage_split(data_set, tmp_pa
     assert (by_list.labeled, by_list.unlabeled) == (by_percent.labeled, by_percent.unlabeled)
 
 
+def test_split_listed__byte_order_mark_is_no_part_of_the_first_name(data_set, tmp_path):
+    (tmp_path / "list.txt").write_text("a\nb\n", encoding="utf-8-sig")
+    split = split_listed(load(data_set), tmp_path / "list.txt")
+    assert len(split.labeled) == 2
+
+
 @pytest.mark.parametrize("content", [b"", b"# nothing\n", b"\xff\xfe\xff", None])
 def test_split_listed__unusable_list_is_refused(data_set, tmp_path, content):
     if content is not None:

@@ -10,7 +10,7 @@ from PIL import Image
 from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.refine.packing import CroppedMasks
-from s4m_pipeline.refine.photos import Photo, PhotoFiles, batches_by_size
+from s4m_pipeline.refine.photos import Photo, PhotoFiles, Unreadable, batches_by_size
 
 
 def test_load_unlabeled__damaged_file_of_a_folder__keeps_its_number(tmp_path: Path):
@@ -38,6 +38,19 @@ def test_load_unlabeled__nothing_there__is_refused(tmp_path: Path):
 def test_photo_files__pipeline_that_reads_images_otherwise__is_refused():
     with pytest.raises(UserError, match="LoadRGB as the first transform"):
         PhotoFiles([], [{"type": "LoadImageFromFile"}])
+
+
+def test_photo_files__image_too_narrow_to_be_scaled__is_unreadable(tmp_path: Path):
+    Image.new("RGB", (4000, 1)).save(tmp_path / "a.png")
+    pipeline = [
+        {"type": "LoadRGB"},
+        {"type": "Resize", "scale": (1333, 800), "keep_ratio": True},
+        {"type": "PackDetInputs"},
+    ]
+    found = PhotoFiles(load_unlabeled(tmp_path, tmp_path).images, pipeline)[0]
+    assert isinstance(found, Unreadable)
+    assert "test_pipeline cannot take 4000 x 1 pixels" in found.reason
+    assert "\n" not in found.reason
 
 
 def test_batches_by_size__each_photo_once__with_others_of_its_padded_size():

@@ -1,6 +1,7 @@
 """`s4m refine` from images to a published generation."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -109,6 +110,19 @@ def test_refine__stored_embeddings__spare_the_encoder_and_change_nothing(refine,
     (cache / "CURRENT.json").unlink()
     refine("run", "cache.embeddings=True")
     assert_same_labels(cache, tmp_path / "first")
+
+
+def test_refine__unlabelled_list_annotated_with_other_classes__is_named_by_its_own_setting(
+    refine, experiment, tmp_path
+):
+    listed = json.loads((experiment / "data/train.json").read_text())
+    listed["categories"][0]["name"] = "other"
+    (tmp_path / "annotated.json").write_text(json.dumps(listed))
+    with pytest.raises(
+        UserError, match=r"annotated.json has other classes(.|\n)*out of data.unlabeled"
+    ) as caught:
+        refine("run", "refine.prompt=none", f"data.unlabeled={tmp_path / 'annotated.json'}")
+    assert "ground_truth" not in str(caught.value)
 
 
 def test_refine__preview__draws_a_picture_and_stores_nothing(refine, tmp_path):

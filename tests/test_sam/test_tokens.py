@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from s4m_pipeline.sam import (
     BatchedSam,
     ImageEmbeddings,
-    decoder_tokens,
     similarity_rows,
     stream_decoder_tokens,
 )
@@ -50,10 +49,11 @@ def plain_tokens(small_sam: BatchedSam, small_embeddings: ImageEmbeddings, point
     return tokens_NCL.reshape(4, NUM_POINTS, *small_embeddings.tokens_BChw.shape[1:])
 
 
-def test_decoder_tokens__shared_first_block_equals_the_plain_path(
+def test_stream_decoder_tokens__shared_first_block_equals_the_plain_path(
     small_sam, small_embeddings, points_xy_px, plain_tokens
 ) -> None:
-    found = decoder_tokens(small_sam, small_embeddings, points_xy_px)
+    chunks = [tokens for _, tokens in stream_decoder_tokens(small_sam, small_embeddings, points_xy_px)]
+    found = torch.cat(chunks).transpose(1, 2).reshape(plain_tokens.shape)
     torch.testing.assert_close(found, plain_tokens, atol=2e-5, rtol=0)
 
 

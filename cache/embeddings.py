@@ -65,7 +65,7 @@ class EmbeddingStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            body = sealed.read(path / DESCRIPTION)
+            body = sealed.read(path / DESCRIPTION, f"Remove {path}: embeddings can be computed again")
         except FileNotFoundError:
             raise CacheError(f"{path}: no embeddings are stored there") from None
         refuse_newer(path, body)
@@ -155,7 +155,8 @@ class EmbeddingStore:
                 with reading(self.path):
                     levels[name] = np.asarray(array[self._row[image_id]], np.float16)
             except ValueError as error:
-                raise DamagedError(self._file(name, image_id), str(error), [image_id]) from error
+                remedy = "Compute it again and `put` it"
+                raise DamagedError(self._file(name, image_id), str(error), [image_id], remedy) from error
         return levels
 
     def __getstate__(self) -> dict[str, Any]:

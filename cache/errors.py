@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+REPAIR = "See `s4m cache verify`; `s4m cache repair` removes what is damaged so that refine can redo it."
+
 
 class CacheError(Exception):
     """A fault of a cache on disk or of its use.
@@ -24,28 +26,37 @@ class DamagedError(CacheError):
         path: the part, or the file, that is damaged.
         problem: what was found and what was expected.
         image_ids: the images it concerns, as far as they are known.
+        remedy: what to do next.
     """
 
-    def __init__(self, path: Path, problem: str, image_ids: Sequence[int] = ()) -> None:
+    def __init__(self, path: Path, problem: str, image_ids: Sequence[int] = (), remedy: str = REPAIR) -> None:
         self.path, self.problem, self.image_ids = path, problem, tuple(image_ids)
+        self.remedy = remedy
         images = f" Images concerned: {abridged(image_ids)}." if len(image_ids) else ""
-        super().__init__(
-            f"{path}: {problem}.{images} Nothing was read from it. "
-            "See `s4m cache verify`; `s4m cache repair` removes what is damaged so that refine can redo it."
-        )
+        super().__init__(f"{path}: {problem}.{images} Nothing was read from it. {remedy}")
 
-    def __reduce__(self) -> tuple[type, tuple[Path, str, tuple[int, ...]]]:
-        return DamagedError, (self.path, self.problem, self.image_ids)
+    def __reduce__(self) -> tuple[type, tuple[Path, str, tuple[int, ...], str]]:
+        return DamagedError, (self.path, self.problem, self.image_ids, self.remedy)
 
 
 def disk_error(path: Path, needed_bytes: int, error: OSError) -> CacheError:
     """Turn what the file system reported while writing `path` into a message with needed and free bytes."""
-    folder = next((parent for parent in (path, *path.parents) if parent.is_dir()), Path("/"))
     return CacheError(
         f"cannot write {path}: {error.strerror or error}. Needed about {needed_bytes:,} bytes; "
-        f"{shutil.disk_usage(folder).free:,} bytes are free at {folder}. What was stored before is intact. "
+        f"{free_space(path)}. What was stored before is intact. "
         "Make room, or mend the mount or the quota, and run the same command again."
     )
+
+
+def free_space(path: Path) -> str:
+    """`1,234 bytes are free at FOLDER`, the nearest one to `path` that answers; `?` bytes if none does."""
+    for folder in (path, *path.parents):
+        try:
+            if folder.is_dir():
+                return f"{shutil.disk_usage(folder).free:,} bytes are free at {folder}"
+        except OSError:  # a stale mount, or no permission to look inside
+            continue
+    return f"? bytes are free at {path}"
 
 
 @contextmanager

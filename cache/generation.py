@@ -106,16 +106,15 @@ class Generation:
             DamagedError: if its description is damaged.
         """
         try:
-            body = sealed.read(self.path / SPEC)
             with reading(self.path):
+                body = sealed.read(self.path / SPEC, self._remedy)
                 ids = (self.path / IMAGE_IDS).read_bytes()
-        except FileNotFoundError:
-            raise CacheError(
-                f"{self.path} is not there. `s4m cache info {self.root}` lists what is"
-            ) from None
+        except FileNotFoundError as error:
+            raise self._gone(error) from None
         refuse_newer(self.path, body)
         if zlib.crc32(ids) != body["image_ids_crc32"]:
-            raise DamagedError(self.path / IMAGE_IDS, "checksum differs from the one in " + SPEC)
+            problem = f"checksum differs from the one in {SPEC}"
+            raise DamagedError(self.path / IMAGE_IDS, problem, remedy=self._remedy)
         return GenerationSpec(
             image_ids=np.load(io.BytesIO(ids), allow_pickle=False),
             classes=body["classes"],
@@ -130,8 +129,18 @@ class Generation:
         return np.asarray(self.spec.image_ids)
 
     def part_paths(self) -> list[Path]:
-        """The folders of all parts, whole or damaged, by name."""
-        return sorted(path for path in (self.path / PARTS).iterdir() if not path.name.startswith(TEMPORARY))
+        """The folders of all parts, whole or damaged, by name.
+
+        Raises:
+            CacheError: if they cannot be listed.
+            DamagedError: if the folder around them is missing.
+        """
+        try:
+            with reading(self.path / PARTS):
+                paths = list((self.path / PARTS).iterdir())
+        except FileNotFoundError as error:
+            raise self._gone(error) from None
+        return sorted(path for path in paths if not path.name.startswith(TEMPORARY))
 
     def parts(self) -> list[Part]:
         """All parts, opened.
@@ -172,12 +181,13 @@ class Generation:
         """Keep it from being retired or repaired until the lock is released or this process ends.
 
         Raises:
-            CacheError: if it is retired or under repair at this moment.
+            CacheError: if it is retired or under repair at this moment, or cannot be read.
         """
         try:
-            lock = FileLock(self.path / LOCK, exclusive=False)
-            if (self.path / SPEC).exists():
-                return lock
+            with reading(self.path):
+                lock = FileLock(self.path / LOCK, exclusive=False)
+                if (self.path / SPEC).exists():
+                    return lock
             lock.release()
         except FileNotFoundError:
             pass
@@ -186,8 +196,10 @@ class Generation:
         raise CacheError(f"{self.path} is not there (any more). `s4m cache info {self.root}` lists what is")
 
     def leftovers(self) -> list[Path]:
-        """Temporary folders in `parts`: of writers at work, or of killed ones."""
-        return sorted((self.path / PARTS).glob(f"{TEMPORARY}*"))
+        """Temporary folders in `parts` and files beside it: of writers at work, or of killed ones."""
+        return [
+            path for folder in (self.path, self.path / PARTS) for path in sorted(folder.glob(f"{TEMPORARY}*"))
+        ]
 
     def in_use_by_nobody(self) -> FileLock:
         """Keep all readers and writers out until the lock is released.
@@ -215,12 +227,26 @@ class Generation:
             f"shard {shard} lacks {ids.size} of {shard.assigned(self.image_ids).size} images"
             for shard, ids in missing.items()
         )
-        commands = "\n".join(f"  s4m refine CONFIG --shard {shard}" for shard in missing)
+        number, of = f"--generation {self.number}", self.spec.num_shards
+        commands = "\n".join(f"  s4m refine CONFIG {number} --shard {shard}" for shard in missing)
         raise CacheError(
-            f"{self.path} is incomplete: {len(missing)} of {self.spec.num_shards} shards are unfinished. "
-            f"{lacks}. Run what is left, then `s4m cache publish {self.root}` if the last one does "
+            f"{self.path} is incomplete: {len(missing)} of {of} shards absent or unfinished. "
+            f"{lacks}. Run what is left, then `s4m cache publish {self.root} {number}` if the last one does "
             f"not:\n{commands}"
         )
+
+    @property
+    def _remedy(self) -> str:
+        """Of what no repair can mend."""
+        return (
+            f"Without it nothing in {self.path} can be used or repaired. Remove that folder and run "
+            f"`s4m refine CONFIG --generation {self.number}`; if a later one is current, only remove it"
+        )
+
+    def _gone(self, error: FileNotFoundError) -> CacheError:
+        if self.path.exists():
+            return DamagedError(Path(error.filename), "missing", remedy=self._remedy)
+        return CacheError(f"{self.path} is not there. `s4m cache info {self.root}` lists what is")
 
 
 def create(generation: Generation, spec: GenerationSpec) -> None:

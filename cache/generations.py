@@ -12,7 +12,7 @@ from typing import Any
 
 from cache import embeddings, sealed
 from cache.atomic import TEMPORARY, remove_folder
-from cache.errors import CacheError, LockedError, disk_error
+from cache.errors import CacheError, LockedError, disk_error, reading
 from cache.generation import LOCK, PUBLISHED, Generation, GenerationSpec, create
 from cache.locks import FileLock
 from cache.schema import FORMAT, VERSION
@@ -22,9 +22,9 @@ CURRENT = "CURRENT.json"
 
 def generations(root: Path) -> list[Generation]:
     """All generations of a cache, by number."""
-    if not root.is_dir():
-        return []
-    matches = (re.fullmatch(r"gen-(\d{4,})", path.name) for path in root.iterdir())
+    with reading(root):
+        names = [path.name for path in root.iterdir()] if root.is_dir() else []
+    matches = (re.fullmatch(r"gen-(\d{4,})", name) for name in names)
     return sorted((Generation(root, int(match[1])) for match in matches if match), key=lambda g: g.number)
 
 
@@ -77,7 +77,8 @@ def current(root: Path) -> Generation:
     if generation.published() is None:
         generation.refuse_incomplete()
         raise CacheError(
-            f"{generation.path} was repaired and is complete again: run `s4m cache publish {root}`"
+            f"{generation.path} was repaired and is complete again: run `s4m cache publish {root} "
+            f"--generation {generation.number}`"
         )
     return generation
 
@@ -152,12 +153,12 @@ def collect_garbage(root: Path, keep: int = 1) -> list[Path]:
     with FileLock(root / LOCK, exclusive=True, wait=True):
         # Whoever makes temporary folders here holds the lock, so these have no owner.
         removed += [_remove_leftover(path) for path in sorted(root.glob(f"{TEMPORARY}*"))]
-    for generation in generations(root):
-        try:
-            with generation.in_use_by_nobody():
-                removed += [_remove_leftover(path) for path in generation.leftovers()]
-        except LockedError:
-            continue
+        for generation in generations(root):
+            try:
+                with generation.in_use_by_nobody():
+                    removed += [_remove_leftover(path) for path in generation.leftovers()]
+            except LockedError:
+                continue
     return removed
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.atomic import write_bytes
-from cache.errors import DamagedError, reading
+from cache.errors import REPAIR, DamagedError, reading
 
 _TAIL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n\Z')
 TAIL_BYTES = len(b',"crc32":"00000000"}\n')
@@ -24,8 +24,11 @@ def write(path: Path, body: dict[str, Any]) -> None:
     write_bytes(path, dump(body))
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, remedy: str = REPAIR) -> dict[str, Any]:
     """Read what `write` wrote.
+
+    Args:
+        remedy: what to do next if it is damaged.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -36,9 +39,11 @@ def read(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     tail = _TAIL.search(data)
     if tail is None:
-        raise DamagedError(path, "it does not end with a checksum: the file is truncated, empty or not ours")
+        problem = "it does not end with a checksum: the file is truncated, empty or not ours"
+        raise DamagedError(path, problem, remedy=remedy)
     head = data[:-TAIL_BYTES]
     if zlib.crc32(head) != int(tail[1], 16):
-        raise DamagedError(path, f"checksum {zlib.crc32(head):08x}, expected {tail[1].decode()}")
+        problem = f"checksum {zlib.crc32(head):08x}, expected {tail[1].decode()}"
+        raise DamagedError(path, problem, remedy=remedy)
     body: dict[str, Any] = json.loads(head + b"}")
     return body

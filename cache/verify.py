@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cache import sealed
 from cache.atomic import remove_folder, sync
 from cache.errors import DamagedError, disk_error
 from cache.generation import PUBLISHED, Generation
@@ -75,13 +76,13 @@ def verify(generation: Generation) -> Verification:
     """Compare every byte with its checksum.
 
     Raises:
-        CacheError: if the generation is not there, or its description is damaged: then nothing can be told.
+        CacheError: if the generation is not there.
+        DamagedError: if its description is damaged: then nothing can be told.
     """
     expected = generation.image_ids
-    publication = _publication_damages(generation)
-    published = bool(publication) or generation.published() is not None
+    published = (generation.path / PUBLISHED).exists()
     checks = [check_part(path) for path in generation.part_paths()]
-    damages = publication + [damage for check in checks for damage in check.damages]
+    damages = _file_damages(generation) + [damage for check in checks for damage in check.damages]
     intact = set[int]().union(*(check.intact_ids for check in checks))
     damaged = {image_id for damage in damages for image_id in damage.image_ids} - intact
     return Verification(
@@ -116,19 +117,24 @@ def repair(generation: Generation) -> Repair:
     A generation that thereby lacks images is no longer published, so that no training takes it; refine finds
     just these images pending and publishes it again. Each damaged part's intact images are first written to a
     new part,
-    then the damaged one is removed: after a kill in between, the next repair finishes.
+    then the damaged one is removed: after a kill in between, the next repair finishes. Of damaged notes that
+    refine keeps beside the parts nothing is left; it makes them again if they are still needed.
 
     Raises:
         LockedError: if a training or a refine uses the generation.
-        CacheError: if the description is damaged, or the disk refuses.
+        CacheError: if the disk refuses.
+        DamagedError: if the description is damaged.
     """
     with generation.in_use_by_nobody():
         found = verify(generation)
         damaged = [check for check in found.parts if check.damages]
         try:
-            if found.lost_ids.size or _publication_damages(generation):
-                (generation.path / PUBLISHED).unlink(missing_ok=True)
-                sync(generation.path)
+            spoilt = {damage.path for damage in _file_damages(generation)}
+            if found.lost_ids.size:
+                spoilt.add(generation.path / PUBLISHED)
+            for path in spoilt:
+                path.unlink(missing_ok=True)
+            sync(generation.path)
             num_rescued = _replace_damaged(generation, found.parts)
         except OSError as error:
             files = [file for check in damaged for file in check.path.rglob("*")]
@@ -150,12 +156,15 @@ def restore_current(root: Path) -> Generation | None:
     return None
 
 
-def _publication_damages(generation: Generation) -> list[DamagedError]:
-    try:
-        generation.published()
-    except DamagedError as damage:
-        return [damage]
-    return []
+def _file_damages(generation: Generation) -> list[DamagedError]:
+    """Of the sealed files beside the parts: the publication, and what refine notes about its work."""
+    damages = []
+    for path in sorted(generation.path.glob("*.json")):
+        try:
+            sealed.read(path)
+        except DamagedError as damage:
+            damages.append(damage)
+    return damages
 
 
 def _narrowed(part: Part, name: str, damage: DamagedError) -> DamagedError:

@@ -19,9 +19,9 @@ from cache.sharding import ShardSpec
 class ShardWriter:
     """Writes the labels of one shard's images, in any order, as parts that are complete or absent.
 
-    Opening it discards what a killed predecessor left half-written. Leaving it as a context manager commits
-    what was appended, unless an exception is on its way; a kill loses the images since the last commit and
-    nothing else.
+    Opening it discards what a killed predecessor left half-written, also of notes about the shard: files
+    `NAME-0003.json` beside the parts. Leaving it as a context manager commits what was appended, unless an
+    exception is on its way; a kill loses the images since the last commit and nothing else.
 
         with ShardWriter(generation, ShardSpec.parse("3/8")) as writer:
             for image_id in writer.pending:
@@ -147,12 +147,14 @@ class ShardWriter:
 
     def _discard_leftovers(self) -> int:
         # This shard's lock is ours, so whoever made them is dead.
-        leftovers = [
+        for note in self.generation.path.glob(f"{TEMPORARY}*-{self.shard.index:04d}.json-*"):
+            note.unlink()
+        parts = [
             path for path in self.generation.leftovers() if path.name.startswith(TEMPORARY + self._prefix)
         ]
-        for path in leftovers:
+        for path in parts:
             shutil.rmtree(path)
-        return len(leftovers)
+        return len(parts)
 
 
 def _packed_bytes(labels: ImageLabels) -> int:

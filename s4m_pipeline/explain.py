@@ -1,9 +1,10 @@
 """Faults of machine and config that other packages report in words of their own, put into ours."""
 
 import errno
-import shutil
 import traceback
 from pathlib import Path
+
+from cache.errors import free_space
 
 _OF_THE_DISK = {
     errno.EACCES,
@@ -50,10 +51,9 @@ def explain(error: Exception) -> str | None:
 
 def _disk(error: OSError) -> str:
     path = Path(error.filename) if isinstance(error.filename, str) else Path()
-    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
     what = error.filename or "a file of this run (a log, say)"
     return (
-        f"Cannot use {what}: {error.strerror}. {shutil.disk_usage(folder).free:,} bytes are free at "
-        f"{folder}.\nExpected a folder that can be read and written, with room. What was saved is intact: "
+        f"Cannot use {what}: {error.strerror}. {free_space(path)}.\n"
+        "Expected a folder that can be read and written, with room. What was saved is intact: "
         "mend disk, mount, quota or permissions, or give another --work-dir, and repeat the command."
     )

@@ -14,7 +14,7 @@ from stages.artifacts import STUDENT, TEACHER, WEIGHTS
 if TYPE_CHECKING:
     from cache.generation import Generation
     from cache.summary import Summary
-    from cache.verify import Verification
+    from cache.verify import Repair, Verification
 
 app = typer.Typer(help="Inspect, check, mend, compare and import pseudo-labels.", no_args_is_help=True)
 
@@ -59,12 +59,16 @@ def verify(root: Root, generation: Number = None, as_json: Json = False) -> None
     from cache.generations import current_number
     from cache.verify import verify as verify_generation
 
-    checked = {known: verify_generation(known) for known in _chosen(root, generation)}
+    checked, faults = {}, []
+    for known in _chosen(root, generation):
+        try:
+            checked[known] = verify_generation(known)
+        except DamagedError as damage:
+            faults.append(str(damage))
     try:
         current_number(root)
-        faults = []
     except DamagedError as damage:
-        faults = [str(damage)]
+        faults.append(str(damage))
     sound = not faults and all(found.sound for found in checked.values())
     if as_json:
         reports = [_report(known, found) for known, found in checked.items()]
@@ -80,30 +84,23 @@ def verify(root: Root, generation: Number = None, as_json: Json = False) -> None
 @app.command()
 def repair(root: Root, generation: Number = None, as_json: Json = False) -> None:
     """Remove what is damaged, image by image; intact labels stay, and refine redoes just the others."""
+    from cache.errors import DamagedError
     from cache.verify import repair as repair_generation
     from cache.verify import restore_current
 
     restored = restore_current(root)
-    repairs = {known: repair_generation(known) for known in _chosen(root, generation)}
+    repairs, faults = {}, []
+    for known in _chosen(root, generation):
+        try:
+            repairs[known] = repair_generation(known)
+        except DamagedError as damage:
+            faults.append(str(damage))
     if as_json:
         reports = [{"generation": known.number, **asdict(done)} for known, done in repairs.items()]
-        _print_json({"current_restored": restored is not None, "generations": reports})
-        return
-    if restored:
-        console.result.print(f"CURRENT.json was damaged; it names {restored.name} again.")
-    for known, done in repairs.items():
-        console.result.print(
-            f"{known.name}: {done.num_parts} damaged parts removed, {done.num_rescued} images kept, "
-            f"{done.removed_ids.size} to be redone."
-        )
-        if done.removed_ids.size:
-            console.result.print("Redo them; the last command publishes the generation again:")
-            teacher = _teacher_option(known)
-            for shard in known.missing():
-                console.result.print(
-                    f"  s4m refine CONFIG --generation {known.number} --shard {shard}{teacher}",
-                    soft_wrap=True,
-                )
+        _print_json({"current_restored": restored is not None, "faults": faults, "generations": reports})
+    else:
+        _print_repairs(repairs, restored, faults)
+    raise typer.Exit(1 if faults else 0)
 
 
 @app.command()
@@ -274,6 +271,28 @@ def _print_verification(generation: "Generation", found: "Verification") -> None
     ids = " ".join(map(str, found.lost_ids.tolist()))
     console.result.print(f"{found.lost_ids.size} images lost: {ids}")
     console.result.print(f"Next: s4m cache repair {generation.root}")
+
+
+def _print_repairs(
+    repairs: "dict[Generation, Repair]", restored: "Generation | None", faults: list[str]
+) -> None:
+    if restored:
+        console.result.print(f"CURRENT.json was damaged; it names {restored.name} again.")
+    for line in faults:
+        console.result.print(line)
+    for known, done in repairs.items():
+        console.result.print(
+            f"{known.name}: {done.num_parts} damaged parts removed, {done.num_rescued} images kept, "
+            f"{done.removed_ids.size} to be redone."
+        )
+        if done.removed_ids.size:
+            console.result.print("Redo them; the last command publishes the generation again:")
+            teacher = _teacher_option(known)
+            for shard in known.missing():
+                console.result.print(
+                    f"  s4m refine CONFIG --generation {known.number} --shard {shard}{teacher}",
+                    soft_wrap=True,
+                )
 
 
 def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -59,9 +59,11 @@ def test_atomic_backend__full_disk_is_a_user_error_with_both_sizes(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("s4m_pipeline.engine.checkpoint.write_bytes", refuse)
-    with pytest.raises(UserError, match=r"iter_1\.pth.*No space left.* 3 bytes needed, [\d,]+ free"):
+    with pytest.raises(UserError, match=r"iter_1\.pth.*No space left.* 3 bytes needed, [\d,]+ bytes are"):
         AtomicBackend().put(b"new", tmp_path / "iter_1.pth")
-    with pytest.raises(UserError, match=r"w\.safetensors.*No space left.* [\d,]+ bytes needed, [\d,]+ free"):
+    with pytest.raises(
+        UserError, match=r"w\.safetensors.*No space left.* [\d,]+ bytes needed, [\d,]+ bytes are"
+    ):
         write_weights(tmp_path / "w.safetensors", model().state_dict(), ("a", "b"))
 
 

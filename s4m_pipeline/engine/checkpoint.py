@@ -3,7 +3,6 @@
 import functools
 import json
 import pickle
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cache.atomic import write_bytes
+from cache.errors import free_space
 from s4m_pipeline.errors import UserError
 
 ATOMIC = {"backend": "atomic"}
@@ -235,7 +235,7 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror}; {len(content):,} bytes needed, "
-            f"{shutil.disk_usage(path.parent).free:,} free.\n"
+            f"{free_space(path)}.\n"
             "Earlier checkpoints are intact: make room and repeat the command."
         ) from error
 

@@ -1,5 +1,6 @@
 """SAM's image encoder, and a store that lets a second generation skip it."""
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.embeddings import EmbeddingStore
+from cache.errors import DamagedError
 from cache.fingerprint import Fingerprint
 from cache.generation import LOCK
 from cache.locks import FileLock
+from s4m_pipeline import console
 from s4m_pipeline.refine.photos import Photo
 from s4m_pipeline.sam import BatchedSam, ImageEmbeddings
 
@@ -44,7 +47,8 @@ class ImageEncoder:
     """Embeddings of photos, from SAM or, where the store has them, from there.
 
     With a store all embeddings are rounded to its float16, those just computed too: labels are then the same
-    whether an embedding was stored or not. Storing goes on while the next batch is computed.
+    whether an embedding was stored or not. Storing goes on while the next batch is computed. What is
+    stored but damaged is computed and stored again.
     """
 
     def __init__(self, sam: BatchedSam, store: EmbeddingStore | None = None) -> None:
@@ -52,6 +56,7 @@ class ImageEncoder:
         self._store = store
         self._threads = ThreadPoolExecutor(4, "embeddings")
         self._storing: list[Future[None]] = []
+        self._damages: list[DamagedError] = []
 
     def encode(self, photos: Sequence[Photo]) -> ImageEmbeddings:
         """Embed B photos, at least one.
@@ -63,7 +68,8 @@ class ImageEncoder:
         if store is None:
             return self._sam.encode([photo.pixels for photo in photos])
         stored = [photo.image_id for photo in photos if photo.image_id in store]
-        levels = dict(zip(stored, self._threads.map(store.get, stored), strict=True))
+        found = zip(stored, self._threads.map(self._read, itertools.repeat(store), stored), strict=True)
+        levels = {image_id: level for image_id, level in found if level is not None}
         levels |= self._compute(store, [photo for photo in photos if photo.image_id not in levels])
 
         def stacked(name: str) -> Tensor:
@@ -74,9 +80,23 @@ class ImageEncoder:
         return ImageEmbeddings(**{name: stacked(name) for name in _LEVELS}, image_hw_px=sizes)
 
     def close(self) -> None:
-        """Wait until everything is stored."""
+        """Wait until everything is stored, and say what was damaged."""
         self._wait()
         self._threads.shutdown()
+        if self._damages:
+            first = self._damages[0]
+            console.progress.print(
+                f"{len(self._damages)} stored embeddings were damaged ({first.path}: {first.problem}). "
+                "They were computed and stored again.",
+                soft_wrap=True,
+            )
+
+    def _read(self, store: EmbeddingStore, image_id: int) -> dict[str, NDArray[np.float16]] | None:
+        try:
+            return store.get(image_id)
+        except DamagedError as damage:
+            self._damages.append(damage)
+            return None
 
     def _compute(
         self, store: EmbeddingStore, photos: Sequence[Photo]

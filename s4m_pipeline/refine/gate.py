@@ -85,7 +85,8 @@ def reject(generation: Generation, quality: Mapping[str, Any], reason: str) -> O
     outcome = Outcome("rejected", {"quality": {**quality, "gate": "rejected"}})
     path = generation.path / REJECTED
     try:
-        sealed.write(path, dict(outcome.about))
+        with generation.pin():  # else garbage collection might take the file on its way
+            sealed.write(path, dict(outcome.about))
     except OSError as error:
         raise disk_error(path, 4096, error) from error
     kept = f"gen-{current_number(generation.root):04d}"

@@ -5,15 +5,14 @@ and keeps the counts only. The points that are drawn are the same in every gener
 differ by the teacher alone.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.atomic import write_text
-from cache.errors import disk_error
+from cache import sealed
+from cache.errors import DamagedError, disk_error
 from cache.generation import Generation
 from cache.masks import Masks
 from cache.sharding import ShardSpec
@@ -81,17 +80,17 @@ def write_share(generation: Generation, shard: ShardSpec, held_out: CocoData, ta
     """
     path = _path(generation, shard)
     try:
-        write_text(path, json.dumps({"data": held_out.sha256, "tallies": tallies.rows()}) + "\n")
+        sealed.write(path, {"data": held_out.sha256, "tallies": tallies.rows()})
     except OSError as error:
         raise disk_error(path, 4096, error) from error
 
 
 def read_share(generation: Generation, shard: ShardSpec, held_out: CocoData) -> ClassTallies | None:
-    """A shard's counts; None if they were not made yet, or by another validation file."""
-    path = _path(generation, shard)
-    if not path.exists():
+    """A shard's counts; None if they were not made yet, or by another validation file, or are damaged."""
+    try:
+        content = sealed.read(_path(generation, shard))
+    except (FileNotFoundError, DamagedError):
         return None
-    content = json.loads(path.read_text())
     return ClassTallies.from_rows(content["tallies"]) if content["data"] == held_out.sha256 else None
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import write_text
-from cache.errors import disk_error
+from cache import sealed
+from cache.errors import DamagedError, disk_error
 from cache.generation import Generation
 from cache.records import ImageLabels
 from cache.sharding import ShardSpec
 from cache.writer import ShardWriter
+from s4m_pipeline import console
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.refine.labeller import SCORE_BINS, Labeller
 from s4m_pipeline.refine.measuring import LabelMeter, sum_counts
@@ -41,9 +41,18 @@ class ShardRecord:
 
     @classmethod
     def read(cls, generation: Generation, shard: ShardSpec) -> "ShardRecord":
-        """The record of a shard; an empty one before its first session has ended."""
-        path = _path(generation, shard)
-        return cls(**json.loads(path.read_text())) if path.exists() else cls()
+        """The record of a shard; an empty one before its first commit, or if it is damaged."""
+        try:
+            return cls(**sealed.read(_path(generation, shard)))
+        except FileNotFoundError:
+            return cls()
+        except DamagedError as damage:
+            console.progress.print(
+                f"{damage.path}: {damage.problem}. Times and unreadable images of earlier sessions are "
+                "forgotten; labels and quality are as they were.",
+                soft_wrap=True,
+            )
+            return cls()
 
     def write(self, generation: Generation, shard: ShardSpec) -> None:
         """Replace the record of a shard.
@@ -53,7 +62,7 @@ class ShardRecord:
         """
         path = _path(generation, shard)
         try:
-            write_text(path, json.dumps(dataclasses.asdict(self)) + "\n")
+            sealed.write(path, dataclasses.asdict(self))
         except OSError as error:
             raise disk_error(path, 4096, error) from error
 
@@ -95,7 +104,7 @@ class Recorder:
         truth: what labels are compared with, if there is any.
 
     Attributes:
-        unreadable: to be filled in before their empty labels are appended.
+        unreadable: to be filled in before their empty labels are appended, which come last.
     """
 
     def __init__(self, writer: ShardWriter, labeller: Labeller, truth: CocoData | None) -> None:
@@ -103,14 +112,16 @@ class Recorder:
         self._writer = writer
         self._labeller = labeller
         self._meter = None if truth is None else LabelMeter(truth)
-        self._before = ShardRecord.read(writer.generation, writer.shard)
+        before, pending = ShardRecord.read(writer.generation, writer.shard), set(writer.pending.tolist())
+        still = {key: value for key, value in before.unreadable.items() if int(key) not in pending}
+        self._before = dataclasses.replace(before, unreadable=still)
         self._began = time.perf_counter()
         self._images = self._full = 0
         writer.on_commit = self.save
 
     def append(self, labels: ImageLabels) -> None:
         """Take the labels of one image, as `ShardWriter.append`."""
-        self._images += 1
+        self._images += not self.unreadable
         self._full += len(labels.instances) >= self._labeller.max_instances
         if self._meter is not None:
             self._meter.add(labels)
@@ -120,7 +131,7 @@ class Recorder:
         """What was done since the beginning."""
         stages = dict(self._labeller.stopwatch.seconds)
         return ShardRecord(
-            images=self._images - len(self.unreadable),
+            images=self._images,
             seconds=round(time.perf_counter() - self._began, 3),
             stage_seconds={name: round(seconds, 3) for name, seconds in stages.items()},
             score_histogram=self._labeller.score_histogram.tolist(),

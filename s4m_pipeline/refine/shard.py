@@ -73,6 +73,7 @@ def label_shard(
         raise UserError(_too_many(unreadable, max_unreadable))
     if num_labelled + len(unreadable) == len(files):  # else asked to stop: they are looked at again
         recorder.unreadable = unreadable
+        recorder.save()  # first: once they have labels, no later session looks at them
         _append_empty(recorder, files, unreadable)
     writer.commit()
     recorder.save()

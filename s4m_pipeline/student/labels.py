@@ -67,6 +67,7 @@ def find_labels(root: Path, number: int | None, train: CocoData, unlabeled: Unla
             + "\n  ".join(differences)
             + f"\nMake new ones: s4m refine CONFIG --generation {_next_number(root)}"
         )
+    generation.refuse_incomplete()  # a repair may have removed images since
     return Labels(root, generation, unlabeled)
 
 

@@ -61,7 +61,7 @@ def test_plan__control__needs_no_pseudo_labels(study, tmp_path):
         ("teacher.workers=3", ""),
         ("student.validate_every=7", ""),
         ("refine.workers=1", ""),
-        ("student.iterations=7", "student"),
+        ("student.iterations=700", "student"),
         ("refine.min_score=0.6", "labels student"),
         ("teacher.iterations=7", "teacher labels student"),
         ("model.panoptic_head.num_queries=16", "teacher labels student"),

@@ -1,5 +1,8 @@
 """Small labels and generations for the cache's tests, the same at every call."""
 
+import os
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +72,16 @@ def assert_same_labels(found: ImageLabels, expected: ImageLabels) -> None:
         a, b = getattr(found.instances, name), getattr(expected.instances, name)
         np.testing.assert_array_equal(a.boxes, b.boxes)
         np.testing.assert_array_equal(a.bits, b.bits)
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Iterator[None]:
+    """Work in `folder`, which must let others in, as a user whom permissions bind, unlike root."""
+    user = os.geteuid()
+    with chdir(folder):  # the folders above a test's own let nobody else in
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -109,6 +110,45 @@ def test_repair__the_commands_name_the_teacher_that_made_the_labels(tmp_path, pl
 
     shown = option.format(file_hash(teacher) if "FILE" in option else teacher)
     assert f"s4m refine CONFIG --generation 1 --shard 1/1{shown}\n" in output
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: flip_a_bit(folder / "generation.json"),
+        lambda folder: (folder / "generation.json").unlink(),
+        lambda folder: flip_a_bit(folder / "image_ids.npy"),
+        lambda folder: (folder / "image_ids.npy").unlink(),
+        lambda folder: shutil.rmtree(folder / "parts"),
+    ],
+    ids=["spec", "no-spec", "image-ids", "no-image-ids", "no-parts"],
+)
+def test_verify_and_repair__damaged_description_is_reported_and_the_others_are_done(root, damage):
+    make_published(root, number=2)
+    flip_a_bit(root / "gen-0002/parts/part-0001-000002/score/c.0")
+    damage(root / "gen-0001")
+
+    body = run_json("verify", root, exit_code=1)
+
+    (fault,) = body["faults"]
+    assert fault.startswith(f"{root}/gen-0001/")
+    assert "Remove that folder and run `s4m refine CONFIG --generation 1`" in fault
+    assert "s4m cache repair" not in fault
+    assert [(g["generation"], g["damaged_ids"]) for g in body["generations"]] == [(2, [5, 6, 7, 8, 9])]
+    output = run("repair", root, exit_code=1)
+    assert fault in output
+    assert "s4m refine CONFIG --generation 2 --shard 1/1" in output
+
+
+def test_verify__after_the_advice_about_a_damaged_description__is_sound(root):
+    (root / "gen-0001/image_ids.npy").unlink()
+    with pytest.raises(CacheError, match="Remove that folder"):
+        begin(root, make_spec())
+    shutil.rmtree(root / "gen-0001")
+
+    make_published(root, number=1)
+
+    assert run_json("verify", root)["sound"]
 
 
 def test_repair__damaged_current_file_is_restored(root):

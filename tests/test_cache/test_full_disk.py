@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from cache import parts, writer
-from cache.errors import CacheError, DamagedError
+from cache.errors import CacheError, DamagedError, disk_error
+from cache.generation import Generation
 from cache.generations import begin, current
 from cache.reader import CacheReader
 from cache.records import ImageLabels, Instances
 from cache.sharding import ShardSpec
 from cache.writer import ShardWriter
-from test_cache.samples import fill, make_published, make_spec
+from s4m_pipeline.explain import explain
+from test_cache.samples import fill, make_published, make_spec, unprivileged
 
 BIG_SIDE = 1500
 
@@ -129,3 +131,47 @@ def test_begin__full_disk_is_refused_and_leaves_nothing(small_disk):
     assert sorted(path.name for path in root.iterdir()) == ["CURRENT.json", "LOCK", "gen-0001"]
     (small_disk / "filler").unlink()
     fill(begin(root, make_spec(), number=2))
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["above", "nowhere"])
+def test_disk_error__folders_that_do_not_answer__names_path_and_free_bytes(tmp_path, monkeypatch, answers):
+    path = tmp_path / "mount/work/cache"
+    stat, stale = os.stat, tmp_path / "mount" if answers else Path("/")
+
+    def stat_unless_stale(name, *arguments, **options):
+        if Path(name).is_relative_to(stale):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(name))
+        return stat(name, *arguments, **options)
+
+    error = OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat_unless_stale)
+        messages = [str(disk_error(path, 4096, error)), explain(error)]
+
+    for message in messages:
+        assert f"{path}: Stale file handle" in message
+        assert f" bytes are free at {tmp_path if answers else path}." in message
+
+
+def test_cache__below_a_folder_without_permission__is_refused_by_name(tmp_path):
+    make_published(tmp_path / "closed/cache")
+    tmp_path.chmod(0o755)
+    (tmp_path / "closed").chmod(0)
+    root = Path("closed/cache")
+    try:
+        with unprivileged(tmp_path):
+            for use in (
+                lambda: begin(root, make_spec()),
+                lambda: current(root),
+                lambda: Generation(root, 1).pin(),
+                lambda: Generation(root, 1).part_paths(),
+            ):
+                with pytest.raises(CacheError, match=r"cannot read closed/cache.*: Permission denied"):
+                    use()
+            with pytest.raises(PermissionError) as refused:
+                (root / "run.json").touch()
+            for message in (str(disk_error(root, 4096, refused.value)), explain(refused.value)):
+                assert str(root) in message
+                assert " bytes are free at closed." in message
+    finally:
+        (tmp_path / "closed").chmod(0o700)

@@ -4,6 +4,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from cache import sealed
 from cache.errors import CacheError, DamagedError, LockedError
 from cache.generations import CURRENT, begin, current, publish
 from cache.reader import CacheReader
@@ -207,6 +208,20 @@ def test_repair__damaged_publication_can_be_published_again(generation):
         current(generation.root)
     publish(generation)
     read_everything(generation)
+
+
+def test_repair__damaged_note_of_refine_is_removed_and_the_labels_stay_published(generation):
+    note = generation.path / "shard-0001.json"
+    sealed.write(note, {"images": 12})
+    assert verify(generation).sound
+    flip(note, 30)
+    assert [damage.path for damage in verify(generation).damages] == [note]
+
+    repair(generation)
+
+    assert not note.exists()
+    assert verify(generation).sound
+    assert current(generation.root) == generation
 
 
 def test_restore_current__damaged_file_names_the_newest_published_again(generation):

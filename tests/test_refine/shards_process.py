@@ -1,8 +1,9 @@
 """Runs shards of `s4m refine` as processes of their own and kills them: a server of one request a line.
 
 `{"arguments": {...}, "shards": ["1/2", "2/2"], "kill": ["2/2"]}` on standard input forks one child per shard.
-The children of the shards to kill send themselves SIGKILL as soon as their first part is stored; the others
-may end. The answer holds the exit status of each child. Forking saves each of them the imports.
+The children of the shards to kill send themselves SIGKILL as soon as their first part is stored, or with
+`"before": ["shard-0001.json", 2]` just before the second rename to that name; the others may end. The answer
+holds the exit status of each child. Forking saves each of them the imports.
 """
 
 import json
@@ -47,13 +48,26 @@ def _die_after_a_part() -> None:
     writer.write_part = write_and_die
 
 
+def _die_before_renaming(name: str, count: int) -> None:
+    renames = 0
+
+    def audit(event: str, arguments: tuple) -> None:
+        nonlocal renames
+        if event == "os.rename" and Path(arguments[1]).name == name:
+            renames += 1
+            if renames == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+
+
 def _serve(request: dict) -> list[int]:
     children = {}
     for shard in request["shards"]:
         child = os.fork()
         if child == 0:
             if shard in request.get("kill", []):
-                _die_after_a_part()
+                _die_before_renaming(*request["before"]) if "before" in request else _die_after_a_part()
             _child(request["arguments"], shard)
         children[shard] = child
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children.values()]

@@ -15,8 +15,10 @@ from cache import writer
 from cache.embeddings import EmbeddingStore
 from cache.errors import CacheError, LockedError
 from cache.generation import Generation
+from cache.generations import current
 from cache.reader import CacheReader
 from cache.sharding import ShardSpec
+from cache.verify import repair
 from cache.writer import ShardWriter
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.engine.checkpoint import write_weights
@@ -100,16 +102,67 @@ def test_refine__unreadable_images__are_refused_beyond_the_limit_and_labelled_on
     assert len(labels_of(tmp_path / "run/cache")[4]["label"]) > 0
 
 
-def test_refine__stored_embeddings__spare_the_encoder_and_change_nothing(refine, tmp_path, monkeypatch):
-    refine("run", "cache.embeddings=True")
-    monkeypatch.setattr(BatchedSam, "_encode_batch", None)  # calling it would fail
-    monkeypatch.setattr(build, "open_store", lambda folder, *_: EmbeddingStore(folder))
+def test_refine__stored_embeddings__spare_the_encoder_and_change_nothing(
+    refine, tmp_path, monkeypatch, capsys
+):
     cache = tmp_path / "run/cache"
-    shutil.copytree(cache, tmp_path / "first")
-    shutil.rmtree(cache / "gen-0001")
-    (cache / "CURRENT.json").unlink()
+
+    def refine_anew():
+        shutil.rmtree(cache / "gen-0001")
+        (cache / "CURRENT.json").unlink()
+        refine("run", "cache.embeddings=True")
+        assert_same_labels(cache, tmp_path / "first")
+
     refine("run", "cache.embeddings=True")
+    shutil.copytree(cache, tmp_path / "first")
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchedSam, "_encode_batch", None)  # calling it would fail
+        patched.setattr(build, "open_store", lambda folder, *_: EmbeddingStore(folder))
+        refine_anew()
+
+    (store,) = cache.glob("embeddings-*/")
+    files = [store / "tokens_BChw/c.0.0.0.0", store / "stride_4/c.3.0.0.0"]
+    stored = [file.read_bytes() for file in files]
+    for file in files:
+        flip_a_bit(file)
+    capsys.readouterr()
+    refine_anew()
+    assert [file.read_bytes() for file in files] == stored
+    said = capsys.readouterr().err
+    assert said.count("2 stored embeddings were damaged") == said.count("damaged") == 1
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_refine__after_a_repair__labels_just_the_lost_images_and_publishes_again(
+    refine, tmp_path, monkeypatch
+):
+    settings = ("refine.ground_truth=train.json",)
+    refine("run", *settings)
+    cache = tmp_path / "run/cache"
+    generation = Generation(cache, 1)
+    quality = generation.published()["quality"]
+    shutil.copytree(cache, tmp_path / "first")
+    flip_a_bit(generation.part_paths()[1] / "score/c.0")
+    lost = repair(generation).removed_ids.tolist()
+    assert 0 < len(lost) < NUM_UNLABELED
+    assert generation.published() is None
+    label, labelled = Labeller.label_and_fetch, []
+
+    def label_and_count(labeller, photos):
+        labelled.extend(photo.image_id for photo in photos)
+        return label(labeller, photos)
+
+    monkeypatch.setattr(Labeller, "label_and_fetch", label_and_count)
+    refine("run", *settings)
+    assert sorted(labelled) == lost
     assert_same_labels(cache, tmp_path / "first")
+    assert current(cache) == generation
+    assert generation.published()["quality"] == quality
 
 
 def test_refine__unlabelled_list_annotated_with_other_classes__is_named_by_its_own_setting(

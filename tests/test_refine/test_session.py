@@ -1,17 +1,24 @@
 """Refine as training calls it: ranks take shards in turn, validation images first, the gate at the end."""
 
+import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cache.errors import CacheError
 from cache.generation import Generation
 from cache.generations import begin, current_number, publish
 from cache.sharding import ShardSpec
+from cache.verify import verify
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.refine.gate import is_rejected
 from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
 from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
-from test_refine.conftest import assert_same_labels
+from s4m_pipeline.sam.loader import NANO_DIR
+from test_refine.conftest import assert_same_labels, write_untrained_teacher
 
 NO_SAM = ("refine.prompt=none",)
 
@@ -141,11 +148,79 @@ def test_session__after_a_generation_without_figures__is_taken(load, tmp_path):
 
 
 def test_session__other_weights_same_inputs__make_the_next_generation(load, experiment, tmp_path):
-    from test_refine.conftest import write_untrained_teacher
-
     inputs = load(*NO_SAM, "student.gate=off")
     run(inputs, tmp_path)
     write_untrained_teacher(experiment / "refine_me.py", tmp_path / "other.safetensors", seed=1)
     outcome = run(inputs.with_weights(tmp_path / "other.safetensors"), tmp_path, number=2)
     assert outcome.about["statistics"]["agreement with the generation before"] < 100
     assert begin(tmp_path, Generation(tmp_path, 2).spec, 2).published() is not None
+
+
+def truncate(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def change_a_digit(data: bytes) -> bytes:
+    """The first count that a figure is made of."""
+    return re.sub(rb"(?<=\[\[)\d", lambda digit: b"%d" % ((int(digit[0]) + 1) % 10), data, count=1)
+
+
+@pytest.mark.parametrize("damage", [truncate, change_a_digit])
+@pytest.mark.parametrize("name", ["shard-0001.json", "held-out-0001.json"])
+def test_session__damaged_note_of_a_shard__is_made_again(
+    load, tmp_path, name: str, damage: Callable[[bytes], bytes]
+):
+    inputs = load(*NO_SAM, "refine.ground_truth=train.json")
+    generation = begin_generation(inputs, tmp_path / "damaged", 1, 1)
+    assert label_shard_of(inputs, generation, ShardSpec(1, 1), stop=never)
+    note = generation.path / name
+    whole = note.read_bytes()
+    note.write_bytes(damage(whole))
+    assert note.read_bytes() != whole
+    assert [found.path for found in verify(generation).damages] == [note]
+    damaged, quiet = run(inputs, tmp_path / "damaged"), run(inputs, tmp_path / "quiet")
+    assert damaged.about["quality"] == quiet.about["quality"]
+    assert_same_labels(tmp_path / "damaged", tmp_path / "quiet")
+
+
+def with_another_teacher(load, folder: Path, config: Path) -> RefineInputs:
+    write_untrained_teacher(config, folder / "other.safetensors", seed=1)
+    return load(*NO_SAM).with_weights(folder / "other.safetensors")
+
+
+def with_fewer_images(load, folder: Path, config: Path) -> RefineInputs:
+    document = json.loads((config.parent / "data/unlabeled.json").read_text())
+    document["images"].pop()
+    (folder / "fewer.json").write_text(json.dumps(document))
+    return load(*NO_SAM, f"data.unlabeled={folder / 'fewer.json'}")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (with_another_teacher, r"  teacher: stored 'sha256:\w+', given 'sha256:\w+'\n"),
+        (with_fewer_images, "  image_ids: stored 6 entries, given 5"),
+    ],
+)
+def test_session__begun_with_another_teacher_or_image_list__is_refused(
+    load, experiment, tmp_path, change, says: str
+):
+    begin_generation(load(*NO_SAM), tmp_path / "cache", 1, 1)
+    inputs = change(load, tmp_path, experiment / "refine_me.py")
+    with pytest.raises(CacheError, match=rf"begun with other settings(.|\n)*{says}(.|\n)*--generation 2"):
+        begin_generation(inputs, tmp_path / "cache", 1, 1)
+
+
+def test_session__begun_with_other_bytes_of_sam__is_refused(load, tmp_path):
+    for file in (NANO_DIR / "nano.yaml", NANO_DIR / "nano.safetensors"):
+        shutil.copy(file, tmp_path)
+    weights = tmp_path / "nano.safetensors"
+    begin_generation(load(f"sam.model={weights}"), tmp_path / "cache", 1, 1)
+    data = bytearray(weights.read_bytes())
+    data[-4] ^= 1  # the lowest bit of the last number
+    weights.write_bytes(data)
+    with pytest.raises(CacheError) as refused:
+        begin_generation(load(f"sam.model={weights}"), tmp_path / "cache", 1, 1)
+    differences = [line for line in str(refused.value).splitlines() if line.startswith("  ")]
+    assert len(differences) == 1
+    assert re.fullmatch(r"  sam weights: stored 'sha256:\w{16}', given 'sha256:\w{16}'", differences[0])

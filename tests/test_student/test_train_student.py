@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 
 from cache.coco import import_coco
 from cache.errors import CacheError
+from cache.generation import Generation
 from cache.generations import current_number
+from cache.verify import repair
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.refine.gate import Outcome
 from s4m_pipeline.student import label_maker
@@ -82,6 +84,19 @@ def start(experiment: Path, work: Path) -> subprocess.Popen:
     return subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+def start_and_kill(experiment: Path, work: Path, moment: str) -> None:
+    """As soon as a file of that name is there."""
+    process = start(experiment, work)
+    deadline = time.monotonic() + 500
+    while not any(work.glob(moment)):
+        assert process.poll() is None, f"ended with {process.returncode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (work / "student/weights.safetensors").exists()
+
+
 def test_train_student__finished_run_has_refreshed_its_labels_twice(uninterrupted: Path) -> None:
     assert taken(uninterrupted) == [(0, 1, "taken"), (2, 2, "taken"), (4, 3, "taken")]
     assert current_number(uninterrupted / "cache") == 3
@@ -104,15 +119,7 @@ def test_train_student__killed_and_repeated_ends_in_the_same_place(
     tmp_path: Path,
 ) -> None:
     work = prepare(student_experiment, tmp_path / "killed")
-    process = start(student_experiment, work)
-    deadline = time.monotonic() + 500
-    while not any(work.glob(moment)):
-        assert process.poll() is None, f"ended with {process.returncode}"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    assert not (work / "student/weights.safetensors").exists()
+    start_and_kill(student_experiment, work, moment)
     train_student("killed")
     assert_same_end(uninterrupted, work)
 
@@ -242,7 +249,8 @@ def test_train_student__missing_shards_are_named_with_the_commands_that_make_the
         work_dir=work,
         trust_checkpoint=False,
     )
-    with pytest.raises(CacheError, match=r"(?s)2 of 3 shards.*s4m refine CONFIG --shard 1/3\n.*--shard 3/3"):
+    command = "s4m refine CONFIG --generation 1 --shard"
+    with pytest.raises(CacheError, match=rf"(?s)2 of 3 shards absent.*{command} 1/3\n.*{command} 3/3"):
         train_student("run")
     assert not (work / "student").exists()
 
@@ -277,6 +285,19 @@ def test_train_student__labels_of_an_earlier_students_average_are_said_to_be_so(
     train_student("run", *WITHOUT_REFRESH, "student.iterations=1", overwrite=True)
     assert "gen-0003 was not made by " in capsys.readouterr().err
     assert taken(tmp_path / "run") == [(0, 3, "taken")]
+
+
+def test_train_student__resumed_on_a_repaired_generation__names_the_command_that_completes_it(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    work = prepare(student_experiment, tmp_path / "run")
+    start_and_kill(student_experiment, work, "student/iter_3.pth")
+    generation = Generation(work / "cache", log(work)[-1]["generation"])
+    (generation.part_paths()[0] / "score/c.0").unlink()
+    repair(generation)
+    command = f"s4m refine CONFIG --generation {generation.number} --shard 1/1"
+    with pytest.raises(CacheError, match=rf"(?s)1 of 1 shards absent.*lacks 2 of 6.*{command}"):
+        train_student("run")
 
 
 def test_train_student__labels_of_another_image_list_are_refused(

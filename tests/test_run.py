@@ -118,6 +118,18 @@ def test_run__changed_student_leaves_the_stages_before_it_alone(
     assert "student: done again, because of student.iterations: 3 then, 4 now" in foretold.stdout
 
 
+def test_run__metrics_that_end_in_half_a_line__still_tell_the_time_left(
+    config: Path, finished: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    with (work / "teacher/metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 2, "loss": 0.')
+    foretold = run(config, work, "--dry-run", "--until", "teacher", "--set", "teacher.seed=3")
+    assert foretold.returncode == 0, foretold.stderr
+    assert "at the speed measured before" in foretold.stdout
+
+
 def test_run__failing_stage_ends_the_chain_with_its_message(config: Path, tmp_path: Path) -> None:
     failed = run(config, tmp_path / "work", "--set", "data.val=absent.json")
     assert failed.returncode == 1

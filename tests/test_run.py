@@ -1,8 +1,10 @@
 """`s4m run`: the whole chain on a tiny experiment, repeated, interrupted, and after a change."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -35,15 +37,17 @@ student = dict(iterations=3, burn_in=1, refresh_every=1, checkpoint_every=1)
 
 @pytest.fixture(scope="module")
 def finished(config: Path) -> Path:
-    """The work folder of a chain that was terminated in the student, and repeated."""
+    """The work folder of a chain that was terminated in the student with its whole group, and repeated."""
     work = config.parent / "work"
-    process = subprocess.Popen(command(config, work), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(config, work), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 500
     while not list(work.glob("student/iter_*.pth")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=100)[1]
     assert process.returncode == 143
     assert decisions(said) == dict.fromkeys(("teacher", "refine", "student"), "not done yet")

@@ -31,7 +31,7 @@ def explain(error: Exception) -> str | None:
             "What was saved is intact. Take smaller batches: --set teacher.batch_size=N, or "
             "student.batch_size=N and student.unlabeled_batch_size=N, with a new --work-dir or --overwrite."
         )
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+    if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
         return (
             f"A process that reads images was ended from outside: {str(error).splitlines()[0]}\n"
             "Mostly memory ran out: see `s4m doctor` (containers: --shm-size). What was saved is intact: "

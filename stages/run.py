@@ -1,6 +1,5 @@
 """All stages of an experiment in order: each is skipped, resumed, done or done again as its inputs say."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,11 +254,12 @@ def _foretell(experiment: Experiment, chosen: Sequence[StageName]) -> None:
 
 def _time_left(experiment: Experiment, name: str, plan: Plan, pending: bool) -> str:
     """An estimate where steps of this training were timed before."""
+    from s4m_pipeline.report.curves import read_metrics
+
     if name not in (TEACHER, STUDENT) or not pending:
         return ""
-    metrics = experiment.folder / name / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    timed = [line for line in map(json.loads, lines) if "seconds_per_step" in line]
+    metrics = read_metrics(experiment.folder / name / "metrics.jsonl")
+    timed = [record for record in metrics if "seconds_per_step" in record]
     training = experiment.options.teacher if name == TEACHER else experiment.options.student
     if training is None:
         return ""

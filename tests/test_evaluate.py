@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,18 @@ def test_evaluate__checkpoint_of_another_network_is_refused(
     write_weights(path, network.state_dict(), ("bright", "dark"))
     with pytest.raises(UserError, match="does not fit the model of this config"):
         evaluate(tiny_config, path, overrides=["model.panoptic_head.num_queries=4"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluate__unreadable_image__is_named(
+    workers: int, tiny_config: Path, tiny_coco: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "val"
+    shutil.copytree(tiny_coco.images("val"), images)
+    (images / "2.png").unlink()
+    settings = [f"data.val_images={images}", f"teacher.workers={workers}"]
+    with pytest.raises(UserError, match=rf"^{images}/2\.png: no such file"):
+        evaluate(tiny_config, tiny_checkpoint, overrides=settings)
 
 
 def test_evaluate__json_is_all_that_reaches_stdout(tiny_config: Path, tmp_path: Path, network: Any) -> None:

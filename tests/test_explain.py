@@ -55,6 +55,19 @@ def test_explain__killed_reading_process__names_settings_and_checks() -> None:
     assert "`s4m data check`" in said
 
 
+class FailingReader(KilledReader):
+    """As if there were a bug in a transform."""
+
+    def __getitem__(self, index: int) -> int:
+        raise RuntimeError("shapes differ")
+
+
+def test_explain__error_of_a_reading_process__stays_a_bug() -> None:
+    with pytest.raises(RuntimeError, match="in DataLoader worker process 0") as raised:
+        next(iter(DataLoader(FailingReader(), num_workers=1)))
+    assert explain(raised.value) is None
+
+
 def test_explain__device_memory__names_settings() -> None:
     said = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nsee docs")) or ""
     assert said.startswith("Out of device memory: CUDA out of memory. Tried to allocate 2 GiB.\n")

@@ -1,8 +1,10 @@
 """`s4m run`: the whole chain on a tiny experiment, repeated, interrupted, and after a change."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -36,15 +38,17 @@ student = dict(iterations=3, burn_in=1, refresh_every=1, checkpoint_every=1)
 
 @pytest.fixture(scope="module")
 def finished(config: Path) -> Path:
-    """The work folder of a chain that was terminated in the student, and repeated."""
+    """The work folder of a chain that was terminated in the student with its whole group, and repeated."""
     work = config.parent / "work"
-    process = subprocess.Popen(command(config, work), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(config, work), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 500
     while not list(work.glob("student/iter_*.pth")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=100)[1]
     assert process.returncode == 143
     assert decisions(said) == dict.fromkeys(("teacher", "refine", "student"), "not done yet")
@@ -168,6 +172,18 @@ def test_run__stages_that_have_nothing_to_do_are_left_out(config: Path, tmp_path
     control = run(config, tmp_path, *alone, "--set", "student.source=labeled")
     assert "refine: not needed: student.source is 'labeled'" in control.stdout
     assert "student: not done yet" in control.stdout
+
+
+def test_run__metrics_that_end_in_half_a_line__still_tell_the_time_left(
+    config: Path, finished: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    with (work / "teacher/metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 2, "loss": 0.')
+    foretold = run(config, work, "--dry-run", "--until", "teacher", "--set", "teacher.seed=3")
+    assert foretold.returncode == 0, foretold.stderr
+    assert "at the speed measured before" in foretold.stdout
 
 
 def test_run__failing_stage_ends_the_chain_with_its_message(config: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.data.images import ImageError, read_rgb
+from s4m_pipeline.engine.loading import loading
 
 
 @DATASETS.register_module()
@@ -63,6 +64,15 @@ class CocoInstances(BaseDetDataset):
             }
             for image in coco.images
         ]
+
+    def prepare_data(self, idx: int) -> Any:
+        """An image after the pipeline.
+
+        Raises:
+            LoadingError: if it cannot be read, or not in the size of its annotations.
+        """
+        with loading():
+            return super().prepare_data(idx)
 
 
 def _instance(annotation: dict[str, Any], labels: dict[int, int]) -> dict[str, Any]:

@@ -162,7 +162,10 @@ class StopOnSignal(Hook):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take over both signals for the duration; a second one of the same kind acts as usual."""
+        """Take over both signals for the duration; a second SIGINT acts as usual.
+
+        A second SIGTERM does nothing: `timeout` sends it to the process and to its group, which is twice.
+        """
         self.usual = {number: signal.signal(number, self._receive) for number in (SIGTERM, SIGINT)}
         try:
             yield
@@ -189,7 +192,8 @@ class StopOnSignal(Hook):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, self.usual[Signals(number)])
+        if number == SIGINT:
+            signal.signal(SIGINT, self.usual[SIGINT])
 
     def _asked(self) -> int:
         asked = torch.tensor(self.received)

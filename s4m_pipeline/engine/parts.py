@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 
 from s4m_pipeline.engine.checkpoint import ATOMIC, TORCHVISION
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.signals import heed_parent_alone
 from s4m_pipeline.student.labels import Labels
 
 PRELOAD_BYTES = 256 << 20
@@ -52,7 +53,8 @@ def train_dataloader(
         "dataset": {"type": "SeededDataset", "dataset": dataset},
         "sampler": {"type": "SeededSampler", "seed": seed},
         "batch_size": batch_size,
-        **_training_loader(workers),
+        "collate_fn": {"type": "collate_instances"},
+        **_processes(workers),
     }
 
 
@@ -94,15 +96,8 @@ def two_branch_dataloader(
             "unlabeled": batch_sizes[1],
         },
         "batch_size": sum(batch_sizes),
-        **_training_loader(workers),
-    }
-
-
-def _training_loader(workers: int) -> dict[str, Any]:
-    return {
         "collate_fn": {"type": "collate_instances"},
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
+        **_processes(workers),
     }
 
 
@@ -112,8 +107,15 @@ def eval_dataloader(dataset: Mapping[str, Any], *, workers: int) -> dict[str, An
         "dataset": {**dataset, "test_mode": True},
         "sampler": {"type": "DefaultSampler", "shuffle": False},
         "batch_size": 1,
+        **_processes(workers),
+    }
+
+
+def _processes(workers: int) -> dict[str, Any]:
+    return {
         "num_workers": workers,
         "persistent_workers": workers > 0,
+        "worker_init_fn": {"type": heed_parent_alone},
     }
 
 

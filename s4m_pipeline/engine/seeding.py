@@ -16,8 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Dataset, Sampler
 
-from cache.errors import CacheError
-from s4m_pipeline.errors import UserError
+from s4m_pipeline.engine.loading import loading
 
 _IMAGE_STREAM, _STEP_STREAM = 0, 1
 
@@ -31,16 +30,6 @@ class Draw(NamedTuple):
     """Decides its augmentation."""
     generation: int | None = None
     """Number of the pseudo-labels to be read; None for a data set with labels of its own."""
-
-
-class LoadingError(UserError):
-    """A fault met while an image was loaded; from a loader's process it comes as the message alone.
-
-    torch makes the error anew in the main process, from a text of which the message is the last part.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition(f"{LoadingError.__name__}: ")[2].rstrip("\n"))
 
 
 def hash_key(*key: int) -> int:
@@ -132,12 +121,10 @@ class SeededDataset(Dataset):
             LoadingError: if it, or its labels, cannot be read.
         """
         seed_cpu(*draw.key)
-        try:
+        with loading():
             if draw.generation is not None:
                 self.dataset.use_generation(draw.generation)
             return self.dataset[draw.place]
-        except (UserError, CacheError) as error:
-            raise LoadingError(str(error)) from error
 
 
 class SeedEachStep(Hook):

@@ -16,6 +16,7 @@ from s4m_pipeline.data.coco import CocoImage
 from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.registry import register_all
+from s4m_pipeline.signals import heed_parent_alone
 
 
 class Photo(NamedTuple):
@@ -112,6 +113,7 @@ def load_photos(files: PhotoFiles, workers: int, pin_memory: bool) -> Iterator[P
         num_workers=workers,
         prefetch_factor=8 if workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=heed_parent_alone,
     )
     return iter(loader)
 

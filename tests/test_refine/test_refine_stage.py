@@ -5,6 +5,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,9 +34,11 @@ from s4m_pipeline.refine.measuring import quality_of_shard
 from s4m_pipeline.refine.record import ShardRecord
 from s4m_pipeline.registry import register_all
 from s4m_pipeline.sam import BatchedSam
+from s4m_pipeline.signals import answered
 from stages.refine import _until_stopped
 from test_refine.conftest import NUM_UNLABELED, ODD_SIZES, assert_same_labels, labels_of
 
+REPOSITORY = Path(__file__).parents[2]
 ONE_BY_ONE = ("refine.prompt=none", "refine.batch_size=1")
 
 
@@ -200,6 +206,57 @@ def test_refine__terminated__stores_the_batch_at_hand_and_goes_on_later(refine, 
     refine("run", *ONE_BY_ONE)
     refine("quiet", *ONE_BY_ONE)
     assert_same_labels(tmp_path / "run/cache", tmp_path / "quiet/cache")
+
+
+def test_refine__signal_to_all_its_processes__stores_the_batch_at_hand_and_goes_on_later(
+    refine, experiment, tmp_path
+):
+    code = f"""
+import pathlib, time
+from s4m_pipeline.refine.labeller import Labeller
+label = Labeller.label_and_fetch
+def label_late(labeller, photos):
+    pathlib.Path({str(tmp_path / "labels")!r}).touch()
+    while not pathlib.Path({str(tmp_path / "go")!r}).exists():
+        time.sleep(0.01)
+    return label(labeller, photos)
+Labeller.label_and_fetch = label_late
+from stages.cli import main
+main()
+"""
+    settings = (*ONE_BY_ONE, "refine.workers=2")
+    command = [sys.executable, "-c", code, "refine", str(experiment / "refine_me.py")]
+    command += ["--work-dir", str(tmp_path / "run"), "--teacher", str(experiment / "weights.safetensors")]
+    command += [word for setting in settings for word in ("--set", setting)]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True
+    )
+    while not (tmp_path / "labels").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    time.sleep(0.2)  # for what it does to the loading processes
+    (tmp_path / "go").touch()
+    assert process.wait(timeout=60) == 143
+    assert Generation(tmp_path / "run/cache", 1).stored_ids().size == 1
+    refine("run", *settings)
+    refine("quiet", *ONE_BY_ONE)
+    assert_same_labels(tmp_path / "run/cache", tmp_path / "quiet/cache")
+
+
+@pytest.mark.parametrize(("number", "usual"), [(signal.SIGTERM, []), (signal.SIGINT, [signal.SIGINT])])
+def test_until_stopped__same_signal_again__acts_as_usual_if_it_is_ctrl_c(number, usual):
+    acted = []
+
+    def work(stop):
+        os.kill(os.getpid(), number)
+        assert stop()
+        os.kill(os.getpid(), number)
+        return False
+
+    with answered(lambda number, _: acted.append(number), number), pytest.raises(SystemExit):
+        _until_stopped(work)
+    assert acted == usual
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -44,8 +44,8 @@ def _train(
     allow_partial: bool,
     trust_checkpoint: bool,
 ) -> None:
-    from s4m_pipeline.engine.checkpoint import check_start
     from s4m_pipeline.engine.distributed import on_first_rank
+    from s4m_pipeline.models.load import check_start
     from s4m_pipeline.registry import register_all
 
     train, val, sam = load_inputs(options)
@@ -54,6 +54,7 @@ def _train(
         lambda: check_start(
             folder,
             options.teacher.init_from,
+            parts,
             tuple(train.class_names),
             anew=overwrite,
             allow_partial=allow_partial,
@@ -76,7 +77,7 @@ def _train(
             classes=train.class_names,
             val=val,
         )
-        first_step = training.start(allow_partial=allow_partial, trust=trust_checkpoint)
+        first_step = training.start(trust=trust_checkpoint)
         record.note(device=device_name(), from_step=first_step)
         result.update(training.run(folder / WEIGHTS, omit=DISTILLATION, config=config.stem))
     console.result.print(f"{folder / WEIGHTS}")

@@ -68,8 +68,8 @@ def _train(
     allow_partial: bool,
     trust_checkpoint: bool,
 ) -> None:
-    from s4m_pipeline.engine.checkpoint import check_start
     from s4m_pipeline.engine.distributed import on_first_rank
+    from s4m_pipeline.models.load import check_start
     from s4m_pipeline.registry import register_all
 
     folder = experiment / STUDENT
@@ -81,6 +81,7 @@ def _train(
         lambda: check_start(
             folder,
             student.init_from,
+            parts,
             tuple(train.class_names),
             anew=overwrite,
             allow_partial=allow_partial,
@@ -105,7 +106,7 @@ def _train(
             average_from=student.burn_in,
             hooks=_hooks(options, student, parts, labels, log),
         )
-        first_step = training.start(allow_partial=allow_partial, trust=trust_checkpoint)
+        first_step = training.start(trust=trust_checkpoint)
         record.note(device=device_name(), from_step=first_step)
         result.update(training.run(folder / WEIGHTS, omit=DISTILLATION, config=config.stem))
     console.result.print(f"{folder / WEIGHTS}")

@@ -19,6 +19,7 @@ from s4m_pipeline.engine.checkpoint import (
     load_weights,
     read_weights,
     require_classes,
+    require_fit,
     write_weights,
 )
 from s4m_pipeline.errors import UserError
@@ -35,7 +36,13 @@ class Hostile:
 
 
 def model(classes: int = 2) -> nn.Module:
-    head = nn.ModuleDict({"cls_embed": nn.Linear(4, classes + 1), "query": nn.Linear(4, 4)})
+    head = nn.ModuleDict(
+        {
+            "pixel_decoder": nn.Linear(4, 4),
+            "cls_embed": nn.Linear(4, classes + 1),
+            "query": nn.Linear(4, 4),
+        }
+    )
     return nn.ModuleDict({"backbone": nn.Linear(3, 4), "panoptic_head": head})
 
 
@@ -158,34 +165,61 @@ def test_load_weights__mismatch_is_refused_and_named() -> None:
     assert "panoptic_head.cls_embed.weight: (3, 4) in the file, (4, 4) in the model" in str(caught.value)
 
 
-def test_initialise__part_of_a_model_leaves_the_rest_as_it_was() -> None:
+def part_of(source: nn.Module, *names: str) -> Weights:
+    kept = {name: value for name, value in source.state_dict().items() if name.startswith(names)}
+    return Weights(Path("part"), kept, None)
+
+
+def test_initialise__whole_parts_of_a_model_fit_and_leave_the_rest_as_it_was() -> None:
     target, source = model(), model()
     before = target["panoptic_head"]["query"].weight.clone()
-    part = {name: value for name, value in source.state_dict().items() if name.startswith("backbone")}
-    text = initialise(target, Weights(Path("part"), part, None), ("a", "b"), allow_partial=False)
-    assert text == "2 of 6 tensors start from part"
+    part = part_of(source, "backbone.")
+    require_fit(target, part, ("a", "b"))
+    assert initialise(target, part, ("a", "b")) == "2 of 8 tensors start from part"
     assert torch.equal(target["backbone"].weight, source["backbone"].weight)
     assert torch.equal(target["panoptic_head"]["query"].weight, before)
+    require_fit(target, part_of(source, "backbone.", "panoptic_head.pixel_decoder."), ("a", "b"))
+    require_fit(target, part_of(source, ""), ("a", "b"))
 
 
-def test_initialise__other_classes_need_allow_partial_and_lose_the_class_layer() -> None:
+@pytest.mark.parametrize(
+    ("kept", "missing"),
+    [
+        (("backbone.weight",), "backbone.bias"),
+        (("backbone.", "panoptic_head.pixel_decoder.bias"), "panoptic_head.pixel_decoder.weight"),
+        (("backbone.", "panoptic_head.query."), "panoptic_head.pixel_decoder.weight"),
+    ],
+    ids=["half a backbone", "half a pixel decoder", "a head without its pixel decoder"],
+)
+def test_require_fit__missing_tensors_are_refused_and_named(kept: tuple[str, ...], missing: str) -> None:
+    with pytest.raises(UserError, match=rf"{missing}: not in the file(.|\n)*--allow-partial"):
+        require_fit(model(), part_of(model(), *kept), ("a", "b"))
+
+
+def test_initialise__nothing_that_fits_is_refused() -> None:
+    for tensors in ({}, {"neck.weight": torch.zeros(1)}):
+        with pytest.raises(UserError, match=rf"none of its {len(tensors)} tensors fits"):
+            initialise(model(), Weights(Path("given"), tensors, None), ("a", "b"))
+
+
+def test_initialise__weights_for_other_classes_lose_the_class_layer() -> None:
     target, source = model(3), model(2)
     given = weights(("a", "b"), source)
     with pytest.raises(UserError, match="other classes"):
-        initialise(target, given, ("a", "b", "c"), allow_partial=False)
-    assert initialise(target, given, ("a", "b", "c"), allow_partial=True).startswith("4 of 6")
+        require_fit(target, given, ("a", "b", "c"))
+    assert initialise(target, given, ("a", "b", "c")).startswith("6 of 8")
     same_count = model(2)
     before = same_count["panoptic_head"]["cls_embed"].weight.clone()
-    initialise(same_count, given, ("x", "y"), allow_partial=True)
+    initialise(same_count, given, ("x", "y"))
     assert torch.equal(same_count["panoptic_head"]["cls_embed"].weight, before)
 
 
-def test_initialise__unknown_tensor_needs_allow_partial() -> None:
+def test_require_fit__unknown_tensor_is_refused_and_passed_over_by_initialise() -> None:
     tensors = {**model().state_dict(), "neck.weight": torch.zeros(1)}
     given = Weights(Path("given"), tensors, None)
     with pytest.raises(UserError, match=r"neck\.weight: not in the model(.|\n)*--allow-partial"):
-        initialise(model(), given, ("a", "b"), allow_partial=False)
-    assert initialise(model(), given, ("a", "b"), allow_partial=True).startswith("6 of 6")
+        require_fit(model(), given, ("a", "b"))
+    assert initialise(model(), given, ("a", "b")).startswith("8 of 8")
 
 
 def test_latest_checkpoint__counts_numbers_not_letters(tmp_path: Path) -> None:

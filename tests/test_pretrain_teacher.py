@@ -16,7 +16,7 @@ import torch
 from mmengine.hooks import Hook
 from safetensors.torch import load_file
 
-from s4m_pipeline.engine.checkpoint import write_weights
+from s4m_pipeline.engine.checkpoint import load_checkpoint, write_weights
 from s4m_pipeline.errors import UserError
 from stages.pretrain_teacher import pretrain_teacher
 
@@ -248,6 +248,31 @@ def test_pretrain_teacher__nan_weights_or_statistics_are_replaced_by_the_last_ch
     assert "back to the weights of" in (folder / "log/train.log").read_text()
 
 
+@pytest.mark.parametrize("step", [4, 3, 6], ids=["checkpoint due", "validation due", "last step"])
+def test_pretrain_teacher__update_that_leaves_nan__is_neither_saved_nor_validated(
+    step: int, train: Train
+) -> None:
+    folder = train("run", f"custom_hooks=[{{'type': 'SpoilUpdate', 'step': {step}}}]")
+    log = (folder / "log/train.log").read_text()
+    assert "skipped" not in log
+    assert log.count("back to the weights of") == 1
+    for name in ("iter_4.pth", "iter_6.pth"):
+        saved = load_checkpoint(folder / name)["state_dict"]
+        assert all(tensor.isfinite().all() for tensor in saved.values()), name
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+
+
+def test_pretrain_teacher__signal_after_an_update_that_leaves_nan__saves_finite_weights(
+    train: Train, tmp_path: Path
+) -> None:
+    spoil = "{'type': 'SpoilUpdate', 'step': 3}"
+    stop = f"{{'type': 'SendSignal', 'number': {int(signal.SIGTERM)}, 'moment': 'training'}}"
+    with pytest.raises(SystemExit):
+        train("run", f"custom_hooks=[{spoil}, {stop}]")
+    saved = load_checkpoint(tmp_path / "run/teacher/iter_3.pth")["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in saved.values())
+
+
 def test_pretrain_teacher__lasting_nan_stops_and_names_the_images(train: Train, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not finite(.|\n)*Image ids of the last batch: \[\d, \d\]"):
         train("run", "custom_hooks=[{'type': 'SpoilWeights', 'step': 0}]")
@@ -268,18 +293,71 @@ def test_pretrain_teacher__starts_from_given_weights(uninterrupted: Path, train:
     assert_same_weights(uninterrupted, started)
 
 
-def test_pretrain_teacher__initial_weights_of_other_classes_are_refused_before_anything_is_written(
-    train: Train, tmp_path: Path
+def test_pretrain_teacher__initial_weights_that_do_not_fit_are_refused_before_anything_is_written(
+    train: Train, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other.safetensors"
-    write_weights(other, {}, ("bright", "black"))
-    for override, message in (
-        (f"teacher.init_from={other}", r"(?s)bright, black.*bright, dark.*--allow-partial"),
-        ("teacher.init_from=absent.pth", r"No checkpoint at absent\.pth"),
+    layer = "panoptic_head.cls_embed.weight"
+    whole = load_file(tiny_checkpoint)
+    rest = {name: tensor for name, tensor in whole.items() if name != layer}
+    write_weights(tmp_path / "other.safetensors", {}, ("bright", "black"))
+    write_weights(tmp_path / "shape.safetensors", {**whole, layer: torch.zeros(4, 64)}, ("bright", "dark"))
+    write_weights(tmp_path / "part.safetensors", rest, ("bright", "dark"))
+    torch.save({**whole, layer: torch.zeros(4, 64)}, tmp_path / "nameless.pth")
+    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "strange.pth")
+    for name, message in (
+        ("other.safetensors", r"(?s)bright, black.*bright, dark.*--allow-partial"),
+        (
+            "shape.safetensors",
+            rf"{layer}: \(4, 64\) in the file, \(3, \d+\) in the model\nPass --allow-partial",
+        ),
+        ("nameless.pth", rf"{layer}: \(4, 64\) in the file"),
+        ("part.safetensors", rf"{layer}: not in the file\nPass --allow-partial"),
+        ("strange.pth", r"fc\.weight: not in the model"),
+        ("absent.pth", r"No checkpoint at .*absent\.pth"),
     ):
         with pytest.raises(UserError, match=message):
-            train("run", override)
+            train("run", f"teacher.init_from={tmp_path / name}")
+    with pytest.raises(UserError, match="none of its 1 tensors fits"):
+        train("run", f"teacher.init_from={tmp_path / 'strange.pth'}", allow_partial=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_pretrain_teacher__allow_partial__starts_from_what_fits(
+    uninterrupted: Path, train: Train, tmp_path: Path
+) -> None:
+    layer = "panoptic_head.cls_embed.weight"
+    given = {**weights(uninterrupted), layer: torch.zeros(9, 9)}
+    write_weights(tmp_path / "given.safetensors", given, ("bright", "dark"))
+    settings = ("teacher.iterations=1", "optim_wrapper.optimizer.lr=0.0", "model.backbone.norm_eval=True")
+    started = weights(
+        train("run", *settings, f"teacher.init_from={tmp_path / 'given.safetensors'}", allow_partial=True)
+    )
+    assert started.keys() == given.keys()
+    assert {name for name in given if not torch.equal(started[name], given[name])} == {layer}
+
+
+def test_pretrain_teacher__code_in_weights_that_the_model_names__is_refused_and_not_run(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    hostile, trace = tmp_path / "hostile.pth", tmp_path / "trace"
+    torch.save({"state_dict": {"conv1.weight": Touch(trace)}}, hostile)
+    config = tmp_path / "hostile.py"
+    initial = f"dict(type='Pretrained', checkpoint={str(hostile)!r})"
+    config.write_text(f"_base_ = [{str(tiny_config)!r}]\nmodel = dict(backbone=dict(init_cfg={initial}))\n")
+    with pytest.raises(UserError, match=r"hostile\.pth.* would run its code(.|\n)*--trust-checkpoint"):
+        pretrain_teacher(config, ["teacher.iterations=1"], tmp_path / "run")
+    assert not trace.exists()
+    assert record(tmp_path / "run/teacher")["status"] == "failed"
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
 
 
 def _fail(runner: Any) -> None:
@@ -322,9 +400,25 @@ class SpoilWeights(SpoilBatch):
                 parameter.data.fill_(float("nan"))
 
 
+class SpoilUpdate(Hook):
+    """As if finite gradients had led to weights that are not."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        if runner.iter + 1 == self.step:
+            for parameter in runner.model.parameters():
+                parameter.data.fill_(float("nan"))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _registered_hooks() -> None:
     from mmengine.registry import HOOKS
 
-    for hook in (SendSignal, SpoilBatch, SpoilWeights):
+    for hook in (SendSignal, SpoilBatch, SpoilUpdate, SpoilWeights):
         HOOKS.register_module(module=hook, force=True)

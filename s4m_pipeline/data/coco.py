@@ -11,7 +11,7 @@ from typing import Any
 from s4m_pipeline.data.findings import Findings, Problem
 from s4m_pipeline.data.limits import MAX_PIXELS
 from s4m_pipeline.data.root import ImageRoot
-from s4m_pipeline.data.segmentation import mask_fault
+from s4m_pipeline.data.segmentation import long_polygons, mask_fault
 from s4m_pipeline.errors import UserError
 
 _LARGEST_ID = 2**63 - 1  # ids are stored as int64
@@ -50,7 +50,10 @@ class CocoData:
     images: tuple[CocoImage, ...]
     """In id order."""
     annotations: Mapping[int, list[dict[str, Any]]]
-    """COCO annotations by image id, in id order; crowd regions included; images without any are absent."""
+    """COCO annotations by image id, in id order; crowd regions included; images without any are absent.
+
+    Polygons of fewer than 3 points are left out of their masks.
+    """
     usable: frozenset[int]
     """Ids of the annotations that are learnt from: no crowd, a box of at least a pixel, a mask."""
 
@@ -87,7 +90,9 @@ def load_coco(
         UserError: not a COCO JSON file, or one message naming all its errors.
     """
     data, findings = parse_coco(json_path, images_root, max_pixels)
-    if labelled and not data.usable and not findings.names(Problem.INSTANCE_NONE):
+    if not labelled:
+        findings.discard(Problem.INSTANCE_NONE)
+    elif not data.usable and not findings.names(Problem.INSTANCE_NONE):
         findings.add(Problem.INSTANCE_NONE, "the file has no annotations")
     findings.raise_errors(
         json_path, f"Next: `s4m data check {json_path} --images {images_root}` lists them all."
@@ -222,9 +227,12 @@ def _parse_annotations(
             found = _annotation_problems(entry, category_ids, images)
             for problem, name in found:
                 findings.add(problem, name)
-            if not any(problem.severity == "error" for problem, _ in found):
+            problems = {problem for problem, _ in found}
+            if Problem.MASK_PART_SHORT in problems:
+                entry = {**entry, "segmentation": long_polygons(entry["segmentation"])}
+            if not any(problem.severity == "error" for problem in problems):
                 by_id[entry["id"]] = entry
-                if not any(problem in _UNUSABLE for problem, _ in found):
+                if problems.isdisjoint(_UNUSABLE):
                     usable.add(entry["id"])
     annotations: dict[int, list[dict[str, Any]]] = {}
     for annotation_id in sorted(by_id):

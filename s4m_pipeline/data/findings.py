@@ -95,6 +95,10 @@ class Findings:
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
         self._names.setdefault(problem, []).append(text)
 
+    def discard(self, problem: Problem) -> None:
+        """Forget all occurrences of a problem that is none here."""
+        self._names.pop(problem, None)
+
     def update(self, other: "Findings") -> None:
         """Take over all occurrences of `other`."""
         for problem, names in other:

@@ -44,7 +44,7 @@ def shared_images(
     images, others = list(images), list(others)
     by_path = {other.path: other for other in others}
     by_name = {other.file_name: other for other in others}
-    sizes = {item.path: _size(item.path) for item in [*images, *others]}
+    sizes = {item.path: file_size(item.path) for item in [*images, *others]}
     by_size: dict[int, list[CocoImage]] = defaultdict(list)
     for other in others:
         if (size := sizes[other.path]) is not None:
@@ -67,7 +67,8 @@ def shared_images(
     return [(image, found) for image in images if (found := find(image)) is not None]
 
 
-def _size(path: Path) -> int | None:
+def file_size(path: Path) -> int | None:
+    """In bytes; None if the file is absent."""
     try:
         return path.stat().st_size
     except OSError:

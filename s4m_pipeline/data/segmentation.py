@@ -8,6 +8,9 @@ import numpy as np
 
 from s4m_pipeline.data.findings import Problem
 
+_FEWEST_NUMBERS = 6
+"""Of a polygon: x and y of 3 points."""
+
 
 class MaskFault(NamedTuple):
     """What is wrong with one mask: the problem, and its detail in a few words."""
@@ -45,12 +48,17 @@ def _polygons_fault(polygons: list[Any], height: int, width: int) -> MaskFault |
             return MaskFault(Problem.MASK_FAULTY, "polygon with something other than numbers")
         if polygon and (min(polygon) < -reach or max(polygon) > reach):
             return MaskFault(Problem.MASK_FAULTY, f"polygon far outside the {width} x {height} image")
-    num_short = sum(len(polygon) < 6 for polygon in polygons)
+    num_short = len(polygons) - len(long_polygons(polygons))
     if num_short == len(polygons):
         return MaskFault(Problem.MASK_FAULTY, "no polygon has 3 points (6 numbers)")
     if num_short:
         return MaskFault(Problem.MASK_PART_SHORT, f"{num_short} of {len(polygons)} polygons")
     return None
+
+
+def long_polygons(polygons: list[list[float]]) -> list[list[float]]:
+    """Those of at least 3 points; native code refuses the others, or takes them for boxes."""
+    return [polygon for polygon in polygons if len(polygon) >= _FEWEST_NUMBERS]
 
 
 def _rle_fault(rle: dict[str, Any], height: int, width: int) -> MaskFault | None:

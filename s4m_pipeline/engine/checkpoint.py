@@ -2,8 +2,10 @@
 
 import functools
 import json
+import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,11 @@ TORCHVISION = "torchvision://"
 
 _CLASS_TENSORS = ("panoptic_head.cls_embed.", "panoptic_head.loss_cls.")
 """Tensors whose shape or meaning follows the list of classes."""
+
+_PARTS = ("backbone.", "panoptic_head.pixel_decoder.")
+"""Parts of a network that initial weights may hold without the rest."""
+
+_FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 @register_backend("atomic")
@@ -66,19 +73,47 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     """
     _require(path)
     try:
-        with torch.serialization.safe_globals(_allowed_globals()):
+        with _code_refused(str(path)):
             return torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} is a pickle with more than weights in it; loading it would run its code ({reason}).\n"
-            "Expected: tensors in plain containers. Convert it to .safetensors where it came from, "
-            "or pass --trust-checkpoint if you made it yourself."
-        ) from error
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} is damaged or no checkpoint: {error}\n"
             "Delete it, or copy it again from where it came from."
+        ) from error
+
+
+@contextmanager
+def no_code_from(source: str, *, trust: bool) -> Iterator[None]:
+    """Whatever is loaded in this context, by mmengine say, is loaded as by `load_checkpoint`.
+
+    Left to itself, mmengine reads a file with more than weights in it again, and then runs its code.
+
+    Args:
+        source: what is loaded, for the message.
+
+    Raises:
+        UserError: if it holds code and is not trusted.
+    """
+    usual = os.environ.get(_FORCED, "0")
+    os.environ[_FORCED] = usual if trust else "1"
+    try:
+        with _code_refused(source):
+            yield
+    finally:
+        os.environ[_FORCED] = usual
+
+
+@contextmanager
+def _code_refused(source: str) -> Iterator[None]:
+    try:
+        with torch.serialization.safe_globals(_allowed_globals()):
+            yield
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{source} is a pickle with more than weights in it; loading it would run its code ({reason}).\n"
+            "Expected: tensors in plain containers. Convert it to .safetensors where it came from, "
+            "or pass --trust-checkpoint if you made it yourself."
         ) from error
 
 
@@ -150,71 +185,58 @@ def require_classes(weights: Weights, classes: tuple[str, ...], source: str) -> 
         )
 
 
-def check_start(
-    folder: Path,
-    init_from: str | None,
-    classes: tuple[str, ...],
-    *,
-    anew: bool,
-    allow_partial: bool,
-    trust: bool,
-) -> None:
-    """Refuse initial weights that a training could not begin with, before it writes or computes anything.
-
-    Args:
-        folder: of the training; it does not need them where it goes on from a checkpoint.
-        init_from: file, address in torchvision, or None for chance.
-        anew: an earlier training is to be forgotten.
-
-    Raises:
-        UserError: as `read_weights` and, unless `allow_partial`, `require_classes`.
-    """
-    if init_from is None or init_from.startswith(TORCHVISION):
-        return
-    if anew or latest_checkpoint(folder) is None:
-        weights = read_weights(Path(init_from), trust=trust)
-        if not allow_partial:
-            require_classes(weights, classes, "labelled data")
-
-
 def load_weights(model: nn.Module, weights: Weights) -> None:
     """Put weights into a model; every tensor of both must match.
 
     Raises:
         UserError: naming what is missing, unknown, or of another shape.
     """
-    faults = _mismatches(model, weights.tensors)
-    faults += [f"{name}: not in the file" for name in model.state_dict() if name not in weights.tensors]
-    _refuse_mismatch(weights.path, faults, "Evaluate with the config that the checkpoint was trained with.")
+    _refuse_mismatch(model, weights, ("",), "Use the config that the checkpoint was trained with.")
     model.load_state_dict(weights.tensors)
 
 
-def initialise(model: nn.Module, weights: Weights, classes: tuple[str, ...], *, allow_partial: bool) -> str:
-    """Start a model from weights that may cover only a part of it (a backbone, say).
+def require_fit(model: nn.Module, weights: Weights, classes: tuple[str, ...]) -> None:
+    """Refuse initial weights of anything but the whole model, or the whole of some of its `_PARTS`.
 
     Args:
-        classes: the model's classes; weights for others are refused, or with `allow_partial` taken
-            without what depends on the classes.
-        allow_partial: also pass over tensors that the model lacks or holds in another shape.
+        classes: the model's.
+
+    Raises:
+        UserError: on other classes, or naming the tensors that do not fit or are missing.
+    """
+    require_classes(weights, classes, "labelled data")
+    needed: tuple[str, ...] = ("",)
+    if all(name.startswith(_PARTS) for name in weights.tensors):
+        needed = tuple(part for part in _PARTS if any(name.startswith(part) for name in weights.tensors))
+    _refuse_mismatch(model, weights, needed, "Pass --allow-partial to start from what fits.")
+
+
+def initialise(model: nn.Module, weights: Weights, classes: tuple[str, ...]) -> str:
+    """Start a model from those weights that fit; of weights for other classes, without the class layer.
+
+    Args:
+        classes: the model's.
 
     Returns:
         One line on what was taken.
 
     Raises:
-        UserError: on other classes, or on tensors that do not fit, unless `allow_partial`.
+        UserError: if nothing fits.
     """
-    tensors = weights.tensors
-    if allow_partial and weights.classes not in (None, classes):
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(_CLASS_TENSORS)}
-    elif not allow_partial:
-        require_classes(weights, classes, "labelled data")
-        _refuse_mismatch(
-            weights.path, _mismatches(model, tensors), "Pass --allow-partial to start from what fits."
-        )
     own = model.state_dict()
+    other_classes = weights.classes not in (None, classes)
     fitting = {
-        name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape
+        name: value
+        for name, value in weights.tensors.items()
+        if name in own
+        and own[name].shape == value.shape
+        and not (other_classes and name.startswith(_CLASS_TENSORS))
     }
+    if not fitting:
+        raise UserError(
+            f"{weights.path}: none of its {len(weights.tensors)} tensors fits the model of this config.\n"
+            "Expected weights of such a network or of its backbone. Give another file as init_from, or None."
+        )
     model.load_state_dict(fitting, strict=False)
     return f"{len(fitting)} of {len(own)} tensors start from {weights.path}"
 
@@ -245,21 +267,21 @@ def _require(path: Path) -> None:
         raise UserError(f"No checkpoint at {path}.\nExpected a .safetensors or .pth file.")
 
 
-def _mismatches(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+def _refuse_mismatch(model: nn.Module, weights: Weights, needed: tuple[str, ...], remedy: str) -> None:
+    """Refuse weights with a tensor that does not fit, or without one whose name begins as in `needed`."""
     own = model.state_dict()
     faults = []
-    for name, value in tensors.items():
+    for name, value in weights.tensors.items():
         if name not in own:
             faults.append(f"{name}: not in the model")
         elif own[name].shape != value.shape:
             faults.append(f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the model")
-    return faults
-
-
-def _refuse_mismatch(path: Path, faults: list[str], remedy: str) -> None:
+    faults += [
+        f"{name}: not in the file" for name in own if name.startswith(needed) and name not in weights.tensors
+    ]
     if faults:
         shown = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
-        raise UserError(f"{path} does not fit the model of this config:\n  {shown}\n{remedy}")
+        raise UserError(f"{weights.path} does not fit the model of this config:\n  {shown}\n{remedy}")
 
 
 @functools.cache

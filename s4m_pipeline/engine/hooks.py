@@ -209,15 +209,23 @@ class StopOnSignal(Hook):
 
 
 def save_now(runner: Any, step: int) -> None:
-    """Write the checkpoint of `step` (steps done so far), unless it is there already."""
+    """Write the checkpoint of `step` (steps done so far), unless it is there already.
+
+    Weights that are not finite are not saved: training goes back to the last checkpoint first.
+    """
     if Path(runner.work_dir, f"iter_{step}.pth").exists():
         return
-    (saver,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
-    saver._save_checkpoint_with_step(runner, step, meta={"epoch": 0, "iter": step})
+    if not _is_finite(runner.model):
+        (recovery,) = (hook for hook in runner.hooks if isinstance(hook, RecoverFromNaN))
+        recovery.go_back(runner)
+    _saver(runner)._save_checkpoint_with_step(runner, step, meta={"epoch": 0, "iter": step})
 
 
 class RecoverFromNaN(Hook):
     """Goes back to the last checkpoint when skipping steps does not help; gives up at the third time.
+
+    An update by finite gradients may leave weights that are not finite, too. The next step tells, but before
+    weights are validated or saved they are looked at: they would replace the checkpoint to go back to.
 
     Args:
         patience: skipped steps in a row that are tolerated while weights and statistics are finite.
@@ -231,25 +239,34 @@ class RecoverFromNaN(Hook):
         self.attempts = attempts
         self.in_a_row = 0
         self.returns = 0
+        self.image_ids: list[int] = []
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        if not runner.optim_wrapper.failed:
-            self.in_a_row = 0
-            return
-        self.in_a_row += 1
-        shares = all_gather_object([sample.img_id for sample in data_batch["data_samples"]])
-        images = [image for share in shares for image in share]
-        runner.logger.warning(f"step {runner.iter + 1} skipped: gradients not finite; image ids {images}")
-        if self.in_a_row < self.patience and _is_finite(runner.model):
-            return
+        self.image_ids = [sample.img_id for sample in data_batch["data_samples"]]
+        failed = runner.optim_wrapper.failed
+        self.in_a_row = self.in_a_row + 1 if failed else 0
+        if failed:
+            images = self._images_of_all_ranks()
+            runner.logger.warning(f"step {runner.iter + 1} skipped: gradients not finite; image ids {images}")
+        doubtful = failed or self._weights_are_used_now(runner)
+        if self.in_a_row == self.patience or (doubtful and not _is_finite(runner.model)):
+            self.go_back(runner)
+
+    def go_back(self, runner: Any) -> None:
+        """Take the weights, their average and the optimizer of the last checkpoint.
+
+        Raises:
+            UserError: with the image ids of the last batch, if there is none, or at the last attempt.
+        """
         self.in_a_row = 0
         self.returns += 1
+        images = self._images_of_all_ranks()
         checkpoint = latest_checkpoint(Path(runner.work_dir))
         if checkpoint is None or self.returns >= self.attempts:
             raise UserError(
-                f"The loss or its gradients are not finite (NaN or Inf) at step {runner.iter + 1}; "
+                f"Loss, gradients or weights are not finite (NaN or Inf) at step {runner.iter + 1}; "
                 f"skipping steps and going back to a checkpoint did not help (time {self.returns}).\n"
                 f"Image ids of the last batch: {images}\n"
                 "Look at these images and their annotations; lower optim_wrapper.optimizer.lr, "
@@ -257,6 +274,19 @@ class RecoverFromNaN(Hook):
             )
         runner.restore_weights(checkpoint)
         runner.logger.warning(f"back to the weights of {checkpoint}")
+
+    def _weights_are_used_now(self, runner: Any) -> bool:
+        """Whether a checkpoint or validation of the step just made is due."""
+        intervals = (_saver(runner).interval, runner.val_interval)
+        return self.is_last_train_iter(runner) or any(self.every_n_train_iters(runner, n) for n in intervals)
+
+    def _images_of_all_ranks(self) -> list[int]:
+        return [image_id for share in all_gather_object(self.image_ids) for image_id in share]
+
+
+def _saver(runner: Any) -> CheckpointHook:
+    (saver,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    return saver
 
 
 def _is_finite(model: torch.nn.Module) -> bool:

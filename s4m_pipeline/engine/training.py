@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
+from torch import nn
 
 from s4m_pipeline import console
 from s4m_pipeline.data.coco import CocoData
@@ -15,6 +16,7 @@ from s4m_pipeline.engine.checkpoint import (
     TORCHVISION,
     initialise,
     latest_checkpoint,
+    no_code_from,
     read_weights,
     step_of,
     write_weights,
@@ -101,22 +103,26 @@ class Training:
             cfg=build.runner_switches(config),
         )
 
-    def start(self, *, allow_partial: bool, trust: bool) -> int:
+    def start(self, *, trust: bool) -> int:
         """Take the weights from an interrupted run, a file, or chance; returns the steps done already.
 
+        Args:
+            trust: files of initial weights may run code.
+
         Raises:
-            UserError: if the initial weights do not fit (see `initialise`).
+            UserError: as `read_weights` and `initialise`; what does not fit is left to chance.
         """
         checkpoint = latest_checkpoint(self.folder)
         if checkpoint is not None:
             console.progress.print(f"Going on from {checkpoint}", soft_wrap=True)
             self.runner.resume_from(checkpoint)
             return step_of(checkpoint)
-        self.runner.network.init_weights()
+        network = self.runner.network
+        with no_code_from(f"{_named_files(network)}, which an init_cfg of the model names,", trust=trust):
+            network.init_weights()
         init_from = self.options.init_from
         if init_from is not None and not init_from.startswith(TORCHVISION):
-            weights = read_weights(Path(init_from), trust=trust)
-            taken = initialise(self.runner.network, weights, self.classes, allow_partial=allow_partial)
+            taken = initialise(network, read_weights(Path(init_from), trust=trust), self.classes)
             console.progress.print(taken, soft_wrap=True)
         return 0
 
@@ -155,6 +161,12 @@ class Training:
         if omit is not None:
             tensors = {name: value for name, value in tensors.items() if not name.startswith(omit)}
         write_weights(path, tensors, self.classes, **about)
+
+
+def _named_files(network: nn.Module) -> str:
+    """Files and addresses that mmengine initialises parts of a network from."""
+    given = [getattr(module, "init_cfg", None) for module in network.modules()]
+    return ", ".join(part["checkpoint"] for part in given if isinstance(part, dict) and "checkpoint" in part)
 
 
 def device_name() -> str:

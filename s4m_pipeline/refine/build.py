@@ -9,7 +9,6 @@ import torch
 
 from cache.embeddings import EmbeddingStore, store_path
 from s4m_pipeline.data.coco import CocoImage
-from s4m_pipeline.models.load import load_network
 from s4m_pipeline.refine.encoder import ImageEncoder, open_store
 from s4m_pipeline.refine.inputs import RefineInputs, device
 from s4m_pipeline.refine.labeller import Labeller
@@ -24,15 +23,25 @@ class Networks(NamedTuple):
     sam: BatchedSam | None
 
 
-@contextmanager
-def networks_on_device(inputs: RefineInputs) -> Iterator[Networks]:
-    """Build the teacher, and bring SAM to the device; at the end both leave it again.
+def build_all(inputs: RefineInputs) -> None:
+    """Build what the config describes, only to learn whether it can be built.
 
     Raises:
-        UserError: if the weights do not fit the config's model.
+        UserError: as `RefineInputs.teacher` and `PhotoFiles`.
+    """
+    _ = inputs.teacher
+    photo_files(inputs, ())
+
+
+@contextmanager
+def networks_on_device(inputs: RefineInputs) -> Iterator[Networks]:
+    """Bring teacher and SAM to the device; at the end both leave it again.
+
+    Raises:
+        UserError: as `RefineInputs.teacher`.
     """
     options = inputs.options
-    teacher = load_network(inputs.parts, inputs.weights, len(inputs.labelled.categories), device())
+    teacher = inputs.teacher.to(device())
     sam = None
     if inputs.sam is not None:
         sam = BatchedSam(

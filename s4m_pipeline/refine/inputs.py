@@ -5,8 +5,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,10 +17,14 @@ from s4m_pipeline.data.unlabeled import UnlabeledImages, load_unlabeled
 from s4m_pipeline.engine.checkpoint import Weights, read_weights, require_classes
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import require_same_classes, require_truth
+from s4m_pipeline.models.load import load_network
 from s4m_pipeline.options.experiment import Options
 from s4m_pipeline.options.groups import DataOptions
 from s4m_pipeline.refine.recipe import Recipe
 from s4m_pipeline.sam import LoadedSam, load_configured_sam
+
+if TYPE_CHECKING:
+    from s4m_pipeline.models.mask2former import InstanceMask2Former
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,15 @@ class RefineInputs:
     """The teacher's."""
     sam: LoadedSam | None
     """None: the teacher's masks are kept."""
+
+    @cached_property
+    def teacher(self) -> "InstanceMask2Former":
+        """The teacher in eval mode, on the CPU.
+
+        Raises:
+            UserError: if the weights do not fit the config's model.
+        """
+        return load_network(self.parts, self.weights, len(self.labelled.categories), "cpu")
 
     def with_weights(self, path: Path, *, trust: bool = False) -> "RefineInputs":
         """The same with another teacher, for the next generation.

@@ -19,7 +19,13 @@ from cache.writer import ShardWriter
 from s4m_pipeline import console
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.evaluation.tally import ClassTallies
-from s4m_pipeline.refine.build import Networks, build_labeller, networks_on_device, photo_files
+from s4m_pipeline.refine.build import (
+    Networks,
+    build_all,
+    build_labeller,
+    networks_on_device,
+    photo_files,
+)
 from s4m_pipeline.refine.gate import Outcome, pass_gate, reject
 from s4m_pipeline.refine.held_out import (
     DRAWS_OF_GENERATION,
@@ -36,7 +42,7 @@ from s4m_pipeline.refine.shard import label_shard
 
 
 def begin_generation(inputs: RefineInputs, root: Path, number: int | None, num_shards: int) -> Generation:
-    """Begin a generation or join it.
+    """Begin a generation or join it, once all that makes labels is known to work.
 
     Args:
         root: the cache's folder.
@@ -44,8 +50,10 @@ def begin_generation(inputs: RefineInputs, root: Path, number: int | None, num_s
         num_shards: into how many shares it is divided, if it has to be begun.
 
     Raises:
+        UserError: if the config's model or test pipeline cannot be used; nothing is begun.
         CacheError: if it was begun with anything else.
     """
+    build_all(inputs)
     spec = GenerationSpec(
         image_ids=[image.id for image in inputs.unlabeled.images],
         classes=inputs.labelled.class_names,

@@ -109,7 +109,7 @@ def timed(items: Iterable[Item], watch: Stopwatch, name: str) -> Iterator[Item]:
 def _too_many(unreadable: list[Unreadable], limit: int) -> str:
     names = list_unreadable((image.file_name, image.reason) for image in unreadable)
     return (
-        f"{len(unreadable)} unlabelled images cannot be used, refine.max_unreadable is {limit}:\n{names}\n"
+        f"More than {limit} unlabelled images (refine.max_unreadable) cannot be used, among them:\n{names}\n"
         "Mend these files, or raise the limit with --set refine.max_unreadable=N, and run the same command "
         "again: labels of the others are stored."
     )

@@ -2,11 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from s4m_pipeline.data.coco import load_coco, parse_coco
 from s4m_pipeline.data.findings import Problem
+from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.evaluation.ground_truth import truth_masks
+from s4m_pipeline.evaluation.mask_ap import mask_ap
 
 
 def find(data_set):
@@ -28,9 +33,16 @@ def test_load_coco__many_faults_are_named_in_one_message(data_set):
     data_set.document["categories"].append({"id": 3, "name": "cow"})
     data_set.document["images"][0]["file_name"] = "../a.png"
     data_set.document["annotations"][2]["category_id"] = 4
+    data_set.document["annotations"][6]["segmentation"] = [[1, 1, 5, 1]]
     with pytest.raises(UserError) as caught:
         load_coco(data_set.write(), data_set.images)
-    for part in ("category ids used more than once (1): 3", "../a.png", "3 (category 4)", "s4m data check"):
+    for part in (
+        "category ids used more than once (1): 3",
+        "../a.png",
+        "3 (category 4)",
+        "malformed mask (1): 7 (no polygon has 3 points",
+        "s4m data check",
+    ):
         assert part in str(caught.value)
 
 
@@ -156,6 +168,40 @@ def test_load_coco__only_crowd_is_refused_with_counts(data_set):
         annotation["iscrowd"] = 1
     with pytest.raises(UserError, match=r"nothing to learn from.*of 8: 8 crowd"):
         load_coco(data_set.write(), data_set.images)
+
+
+def test_load_coco__only_crowd_in_unlabelled_data__gives_the_images(data_set):
+    for annotation in data_set.document["annotations"]:
+        annotation["iscrowd"] = 1
+    data = load_coco(data_set.write(), data_set.images, labelled=False)
+    assert [image.id for image in data.images] == [10, 20, 30, 40]
+    assert not data.usable
+    assert load_unlabeled(data_set.json_path, data_set.images).annotated is None
+
+
+TRIANGLE = [1, 1, 5, 1, 5, 5]
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster_coco_eval"])
+@pytest.mark.parametrize("short", [[], [1, 1], [1, 1, 2, 2]], ids=["empty", "one point", "two points"])
+@pytest.mark.parametrize("short_comes_first", [True, False])
+def test_load_coco__polygon_of_too_few_points__is_dropped_and_the_rest_evaluated(
+    data_set, backend, short, short_comes_first
+):
+    pytest.importorskip(backend)
+    data_set.document["annotations"][0]["segmentation"] = [TRIANGLE]
+    whole = load_coco(data_set.write(), data_set.images)
+    polygons = [short, TRIANGLE] if short_comes_first else [TRIANGLE, short]
+    data_set.document["annotations"][0]["segmentation"] = polygons
+    data = load_coco(data_set.write(), data_set.images)
+    masks, expected = (truth_masks(truth, truth.images[0]).masks for truth in (data, whole))
+    assert expected.any()
+    np.testing.assert_array_equal(masks, expected)
+    predictions = [
+        {"image_id": 10, "category_id": 3, "score": 0.9, "segmentation": rle}
+        for rle in coco_mask.encode(np.asfortranarray(expected[:1].transpose(1, 2, 0).astype(np.uint8)))
+    ]
+    assert mask_ap(data, predictions, backend=backend) == mask_ap(whole, predictions, backend=backend)
 
 
 def test_load_coco__no_annotations_are_refused_only_when_labelled(data_set):

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.data.labelled import load_labelled
+from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.options.groups import DataOptions
 from tests.conftest import TinyCoco
@@ -31,3 +34,19 @@ def test_load_labelled__crowd_and_empty_annotations__are_left_out_and_counted(
     assert f"{tmp_path / 'some.json'}: 2 annotations are crowd regions or empty" in said
     assert f"s4m data check {tmp_path / 'some.json'}" in said
     assert len(train.usable) == 10
+
+
+@pytest.mark.parametrize("subset", ["train", "val"])
+def test_load_labelled__absent_and_empty_files__are_refused_together_by_name(
+    subset: str, data: DataOptions, tiny_coco: TinyCoco, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_coco.root, tmp_path / "data")
+    folder = tmp_path / "data" / subset
+    (folder / "1.png").unlink()
+    (folder / "3.png").unlink()
+    (folder / "2.png").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        load_labelled(dataclasses.replace(data, root=str(tmp_path / "data")))
+    found, empty = Problem.FILE_MISSING.text, Problem.FILE_EMPTY.text
+    assert f"{found} (2): 1.png, 3.png\n  - {empty} (1): 2.png\n" in str(caught.value)
+    assert f"{subset}.json cannot be used" in str(caught.value)

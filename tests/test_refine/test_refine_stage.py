@@ -88,24 +88,43 @@ def test_refine__no_pseudo_label_at_all__stops_with_a_histogram(refine, tmp_path
     assert not (tmp_path / "run/cache/CURRENT.json").exists()
 
 
+SPOILT = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:500]), "cannot be decoded"),
+    "empty": (lambda path: path.write_bytes(b""), "zero bytes"),
+    "missing": (lambda path: path.unlink(), "no such file"),
+    "of another size": (
+        lambda path: Image.open(path).resize((101, 67)).save(path),
+        r"is 101 x 67 pixels, listed as \d+ x \d+",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SPOILT.values(), ids=SPOILT)
 def test_refine__unreadable_images__are_refused_beyond_the_limit_and_labelled_once_mended(
-    refine, experiment, tmp_path
+    refine, experiment, tmp_path, spoil, reason
 ):
     data = tmp_path / "data"
     shutil.copytree(experiment / "data", data)
     broken = data / "train/train_00003.png"
     whole = broken.read_bytes()
-    broken.write_bytes(whole[:500])
+    spoil(broken)
+    originals = contents(data)
     settings = ("refine.prompt=none", f"data.root={data}")
-    with pytest.raises(UserError, match=r"1 unlabelled images cannot be used(.|\n)*train_00003.png"):
+    refused = rf"More than 0 unlabelled images .* cannot be used(.|\n)*train_00003.png: .*{reason}"
+    with pytest.raises(UserError, match=refused):
         refine("run", *settings)
     refine("skipped", *settings, "refine.max_unreadable=1")
+    assert contents(data) == originals
     published = Generation(tmp_path / "skipped/cache", 1).published()
     assert published["statistics"]["unreadable images"] == 1
     assert len(labels_of(tmp_path / "skipped/cache")[4]["label"]) == 0
     broken.write_bytes(whole)
     refine("run", *settings)
     assert len(labels_of(tmp_path / "run/cache")[4]["label"]) > 0
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_refine__stored_embeddings__spare_the_encoder_and_change_nothing(
@@ -278,6 +297,21 @@ def test_refine__teacher_of_other_classes__is_refused_with_both_lists(refine, ex
     with pytest.raises(UserError, match=rf"\(2\): cat, dog\n.*\({len(classes)}\): {', '.join(classes)}"):
         refine("run", teacher=tmp_path / "other.safetensors")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("model.panoptic_head.num_queries=4", r"does not fit the model(.|\n)*query_embed"),
+        ("test_pipeline=[{'type': 'PackDetInputs'}]", "expected LoadRGB as the first transform"),
+    ],
+    ids=["another architecture", "another pipeline"],
+)
+def test_refine__config_that_cannot_work__begins_no_generation(refine, tmp_path, fault, message):
+    with pytest.raises(UserError, match=message):
+        refine("run", "refine.prompt=none", fault)
+    assert not (tmp_path / "run").exists()
+    refine("run", "refine.prompt=none")
 
 
 def test_refine__images_with_a_label_for_every_query__are_counted_and_said(

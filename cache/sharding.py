@@ -65,6 +65,12 @@ class ShardSpec:
             return cls(index, count)
         return None
 
+    @staticmethod
+    def no_environment(environ: Mapping[str, str]) -> dict[str, str]:
+        """The environment for a command that is to do the whole work, though it runs in a job array."""
+        indices = {index_name for index_name, _, _ in _JOB_ARRAYS}
+        return {name: value for name, value in environ.items() if name not in indices}
+
     def assigned(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """This shard's image ids, sorted: every `count`-th of the sorted list.
 

@@ -9,9 +9,11 @@ import typer
 from rich.text import Text
 
 from s4m_pipeline import console
+from s4m_pipeline.engine.launch import find_place
+from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import Options, load_experiment
 from stages import pretrain_teacher, train_student
-from stages.arguments import Config, Devices, Overrides, WorkDir
+from stages.arguments import Config, Overrides, WorkDir
 from stages.artifacts import (
     CACHE,
     GENERATIONS,
@@ -65,13 +67,18 @@ def run(
     ] = False,
     overrides: Overrides = None,
     work_dir: WorkDir = None,
-    devices: Devices = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Processes to train in, one for each GPU.")] = 1,
 ) -> None:
     """Do every stage that is not done yet: teacher, pseudo-labels, student, evaluation, report.
 
     A stage that is finished and whose data, settings and inputs are as they were is skipped; one that was
     interrupted goes on; one whose inputs changed is done again, and so are those after it.
     """
+    if find_place() is not None:
+        raise UserError(
+            "`s4m run` is one command for all devices, and torchrun or srun has started several of it.\n"
+            "Call it once, with --devices N; on several machines, run stage by stage: see docs/configs.md."
+        )
     options, parts = load_experiment(config, overrides or [])
     experiment = Experiment(config, experiment_folder(config, work_dir), options, parts, devices)
     chosen = STAGES[STAGES.index(first) : STAGES.index(last) + 1]

@@ -39,3 +39,15 @@ def test_call__signal_to_its_group_or_to_it_alone__reaches_the_command_once(
         time.sleep(0.01)
     (os.killpg if to_all else os.kill)(process.pid, number)
     assert process.wait(timeout=30) == 100 + number
+
+
+def test_call__in_a_job_array__leaves_no_share_to_the_command(tmp_path: Path) -> None:
+    """An array over experiments: each of its tasks labels all images of its own."""
+    (tmp_path / "stages.py").write_text(
+        "import os, sys; from cache.sharding import ShardSpec;"
+        "sys.exit(7 if ShardSpec.from_environment(os.environ) is None else 8)"
+    )
+    code = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from stages.children import call; call([])"
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "8"}
+    environment = {**os.environ, **array, "PYTHONPATH": str(REPOSITORY)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment).returncode == 7

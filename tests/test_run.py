@@ -191,3 +191,13 @@ def test_run__failing_stage_ends_the_chain_with_its_message(config: Path, tmp_pa
     assert failed.returncode == 1
     assert "absent.json" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_run__started_as_several_tasks_is_refused(config: Path, tmp_path: Path) -> None:
+    tasks = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    refused = subprocess.run(
+        command(config, tmp_path / "work"), env={**os.environ, **tasks}, capture_output=True, text=True
+    )
+    assert refused.returncode == 1
+    assert "Call it once, with --devices N" in refused.stderr
+    assert not (tmp_path / "work").exists()

@@ -1,11 +1,15 @@
 """The exceptions of this package that a user can mend."""
 
+import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 REPAIR = "See `s4m cache verify`; `s4m cache repair` removes what is damaged so that refine can redo it."
+
+MOUNT_FAULTS = frozenset({errno.ESTALE, errno.ENOTCONN})
+"""What every file of a network mount that is gone answers with."""
 
 
 class CacheError(Exception):

@@ -4,7 +4,7 @@ import errno
 import traceback
 from pathlib import Path
 
-from cache.errors import free_space
+from cache.errors import MOUNT_FAULTS, free_space
 
 _OF_THE_DISK = {
     errno.EACCES,
@@ -16,7 +16,7 @@ _OF_THE_DISK = {
     errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
-    errno.ESTALE,
+    *MOUNT_FAULTS,
 }
 _BUILDER = str(Path("mmengine", "registry", "build_functions.py"))
 

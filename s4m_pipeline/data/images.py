@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin
 
+from cache.errors import MOUNT_FAULTS
 from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.data.limits import MAX_PIXELS, RAISE_LIMIT
 from s4m_pipeline.errors import UserError
@@ -59,6 +60,7 @@ def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
 
     Raises:
         ImageError: missing, empty, not an image, or more than `max_pixels`.
+        OSError: the whole mount is gone, which says nothing about the image.
     """
     with _opened(path, max_pixels) as image:
         return _header(image)
@@ -73,6 +75,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[npt.NDArray[np.u
 
     Raises:
         ImageError: as `read_header`, truncated or corrupt pixels, or pixels without a range (float, 32 bit).
+        OSError: as `read_header`.
     """
     with _opened(path, max_pixels) as image:
         header = _header(image)
@@ -82,6 +85,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[npt.NDArray[np.u
             upright = rgb if transposition is None else rgb.transpose(transposition)
             return np.array(upright, dtype=np.uint8), header
         except Exception as error:  # decoders raise nearly anything on damaged bytes
+            _raise_if_of_the_mount(path, error)
             raise ImageError(
                 path, Problem.FILE_UNREADABLE, f"cannot be decoded ({_reason(error)})"
             ) from error
@@ -109,12 +113,18 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except UserError:
         raise
     except Exception as error:  # as in read_rgb
+        _raise_if_of_the_mount(path, error)
         raise ImageError(path, Problem.FILE_UNREADABLE, f"not a readable image ({_reason(error)})") from error
     with image:
         if image.width * image.height > max_pixels:
             size = f"{image.width} x {image.height} pixels, more than the limit of {max_pixels}"
             raise ImageError(path, Problem.SIZE_OVER_LIMIT, f"{size}; {RAISE_LIMIT}")
         yield image
+
+
+def _raise_if_of_the_mount(path: Path, error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno in MOUNT_FAULTS:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

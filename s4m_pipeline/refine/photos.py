@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from s4m_pipeline.data.coco import CocoImage
 from s4m_pipeline.data.images import ImageError, read_rgb
+from s4m_pipeline.engine.loading import loading
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.registry import register_all
 from s4m_pipeline.signals import heed_parent_alone
@@ -62,7 +63,15 @@ class PhotoFiles(Dataset[Photo | Unreadable]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Photo | Unreadable:
-        image = self.images[index]
+        """A photo, or why there is none.
+
+        Raises:
+            LoadingError: if the images' mount is gone.
+        """
+        with loading():
+            return self._read(self.images[index])
+
+    def _read(self, image: CocoImage) -> Photo | Unreadable:
         try:
             pixels, _ = read_rgb(image.path)
         except ImageError as error:

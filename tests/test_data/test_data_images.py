@@ -1,10 +1,12 @@
 """Image files of every kind, sound and damaged."""
 
+import errno
 import os
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +205,15 @@ def test_read_rgb__several_frames_gives_the_first(tmp_path):
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
     assert TiffImagePlugin.TiffImageFile(tmp_path / "a.tif").n_frames == 2
     assert (read_rgb(tmp_path / "a.tif")[0] == RED_TOP).all()
+
+
+@pytest.mark.parametrize("read", [read_rgb, read_header])
+def test_read__of_a_mount_that_is_gone__does_not_blame_the_image(
+    read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "stat", gone)
+    with pytest.raises(OSError, match=r"Stale file handle: '.*7.png'"):
+        read(tmp_path / "7.png")

@@ -28,7 +28,7 @@ from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.engine.checkpoint import write_weights
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
-from s4m_pipeline.refine import build, labeller
+from s4m_pipeline.refine import build, labeller, photos
 from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.refine.measuring import quality_of_shard
 from s4m_pipeline.refine.record import ShardRecord
@@ -120,6 +120,26 @@ def test_refine__unreadable_images__are_refused_beyond_the_limit_and_labelled_on
     assert len(labels_of(tmp_path / "skipped/cache")[4]["label"]) == 0
     broken.write_bytes(whole)
     refine("run", *settings)
+    assert len(labels_of(tmp_path / "run/cache")[4]["label"]) > 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_refine__mount_of_the_images_gone__stops_and_leaves_the_rest_to_be_labelled(
+    refine, tmp_path, monkeypatch, workers
+):
+    read = photos.read_rgb
+
+    def read_some(path):
+        if path.name == "train_00003.png":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(photos, "read_rgb", read_some)
+        with pytest.raises(UserError, match=r"(?s)Cannot use .*3\.png: Stale file handle.*bytes are free"):
+            refine("run", f"refine.workers={workers}")
+    assert Generation(tmp_path / "run/cache", 1).published() is None
+    refine("run")
     assert len(labels_of(tmp_path / "run/cache")[4]["label"]) > 0
 
 

@@ -100,7 +100,7 @@ def test_pretrain_teacher__finished_run_leaves_weights_metrics_and_record(uninte
     assert content["status"] == "finished"
     assert content["result"].keys() >= {"step", "AP", "AP50", "AP75", "seconds"}
     assert content["config"]["teacher"]["iterations"] == 6
-    assert content["data"].keys() == {"train.json", "val.json"}
+    assert content["data"].keys() == {"data.labeled", "data.val"}
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert content["sessions"][0].keys() >= {"started", "ended", "host", "device", "from_step"}
 

@@ -45,7 +45,7 @@ student = dict(
     log_every=20,
     arp=dict(min_area_px=30),
 )
-model = dict(train_cfg=dict(num_points=1024))
+model = dict(train_cfg=dict(num_points=256))
 sam = dict(model="nano", encoder_batch=4, decoder_chunk=32)
 sd = dict(enabled=True, points=8)
 cache = dict(embeddings=True)

@@ -82,7 +82,8 @@ def plan_trials(
             if twin := seen.get(trial.result):
                 raise UserError(
                     f"Rows {twin.name} and {row.name} of {name} are the same experiment with this config.\n"
-                    f"What they differ in must be on in {setting.config}: see refine.prompt and student.arp."
+                    f"What they differ in must be on in {setting.config}: see refine.prompt and student.arp. "
+                    "Shares of the labels differ only with images enough."
                 )
             seen[trial.result] = row
             trials.append(trial)

@@ -97,14 +97,27 @@ def test_plan__config_without_student__can_compare_teachers_only(study, tmp_path
 
 
 def test_plan__of_labels__draws_splits_of_the_wanted_size_once(study, tmp_path):
-    rows = plan(study, tmp_path, "labels")
+    few = json.loads((study.parent / "data/train.json").read_text())
+    names = [f"{number}.png" for number in range(20)]
+    images = [{**few["images"][0], "id": number, "file_name": name} for number, name in enumerate(names)]
+    annotations = [{**few["annotations"][0], "id": number, "image_id": number} for number in range(20)]
+    (tmp_path / "many.json").write_text(json.dumps({**few, "images": images, "annotations": annotations}))
+    whole = f"refine.ground_truth={tmp_path / 'many.json'}"
+
+    rows = plan(study, tmp_path, "labels", whole)
+
     labeled = {name: _names(Path(trial.options.data.labeled)) for name, trial in rows.items()}
-    assert {name: len(names) for name, names in labeled.items()} == {"05": 1, "10": 1, "20": 1, "30": 2}
+    assert {name: len(names) for name, names in labeled.items()} == {"05": 1, "10": 2, "20": 4, "30": 6}
     for name, trial in rows.items():
         unlabeled = _names(Path(trial.options.data.unlabeled or ""))
         assert not unlabeled & labeled[name]
-        assert len(unlabeled | labeled[name]) == 6
-    assert plan(study, tmp_path, "labels")["30"].teacher == rows["30"].teacher
+        assert unlabeled | labeled[name] == set(names)
+    assert plan(study, tmp_path, "labels", whole)["30"].teacher == rows["30"].teacher
+
+
+def test_plan__of_labels__too_few_images_for_two_shares_are_refused(study, tmp_path):
+    with pytest.raises(UserError, match="Rows 05 and 10 of labels are the same experiment"):
+        plan(study, tmp_path, "labels")
 
 
 def test_plan__of_labels_without_annotations_of_all__says_what_to_give(study, tmp_path):

@@ -170,7 +170,7 @@ def import_(
     """Make a generation of COCO annotations, whoever made them, and publish it."""
     from cache.coco import import_coco
 
-    made = import_coco(annotations, root, generation)
+    made = import_coco(annotations, root, generation, console.progress.print)
     console.result.print(f"{made.path}: {made.image_ids.size} images, published")
 
 

@@ -9,7 +9,6 @@ is checked on the CPU. There the seconds are processor time of one thread.
 import platform
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +20,9 @@ from torch import Tensor, nn
 from benchmarks.arp import now
 from s4m_pipeline.config import load_config
 from s4m_pipeline.engine.parts import model_config
+from s4m_pipeline.layout import CONFIGS
 from s4m_pipeline.registry import register_all
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 ROUNDS = 5
 NUM_CLASSES = 8
 

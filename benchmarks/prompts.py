@@ -20,6 +20,7 @@ from s4m_pipeline.engine.parts import model_config
 from s4m_pipeline.evaluation.ground_truth import truth_masks
 from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks
 from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
+from s4m_pipeline.layout import CONFIGS, experiment_folder
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.refine.labeller import Labelled, Labeller
 from s4m_pipeline.refine.photos import PhotoFiles, batches_by_size, load_photos, readable
@@ -27,9 +28,9 @@ from s4m_pipeline.refine.recipe import PROMPT_TYPES
 from s4m_pipeline.refine.refiner import refine_masks
 from s4m_pipeline.registry import register_all
 from s4m_pipeline.sam import BatchedSam, load_sam
-from stages.artifacts import experiment_folder, teacher_weights
+from stages.artifacts import teacher_weights
 
-CONFIG = Path(__file__).parent.parent / "configs/demo/demo.py"
+CONFIG = CONFIGS / "demo/demo.py"
 
 
 def main(work_dir: Path | None = None) -> None:

@@ -33,6 +33,7 @@ from cache.parts import write_part
 from s4m_pipeline.config import load_config
 from s4m_pipeline.data.scenes.render import SceneStyle, draw_scene
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
+from s4m_pipeline.layout import CONFIGS
 from s4m_pipeline.refine.encoder import ImageEncoder, open_store
 from s4m_pipeline.refine.frame import MaskFrame
 from s4m_pipeline.refine.labeller import Labeller
@@ -44,7 +45,6 @@ from s4m_pipeline.registry import register_all
 from s4m_pipeline.sam import BatchedSam, build_sam, load_sam
 
 SIZES_HW = {"cpu": ((128, 128), (512, 1024)), "cuda": ((1024, 2048),)}
-CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPE = Recipe(min_score=0.25)
 
 

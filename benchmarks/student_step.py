@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.arp import now
-from benchmarks.refine import CONFIGS, Networks, build_networks, label_publicly
+from benchmarks.refine import Networks, build_networks, label_publicly
 from cache.reader import CacheReader
 from cache.sharding import ShardSpec
 from s4m_pipeline.data.coco import CocoData
@@ -47,6 +47,7 @@ from s4m_pipeline.engine.parts import (
     train_dataloader,
     two_branch_dataloader,
 )
+from s4m_pipeline.layout import CONFIGS
 from s4m_pipeline.options.experiment import Options, load_experiment
 from s4m_pipeline.options.student import StudentOptions
 from s4m_pipeline.refine.inputs import load_inputs

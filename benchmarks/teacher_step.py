@@ -19,11 +19,10 @@ from rich.table import Table
 from torch import Tensor
 
 from s4m_pipeline.config import load_config
+from s4m_pipeline.layout import CONFIGS
 from s4m_pipeline.registry import register_all
 from s4m_pipeline.sam import BatchedSam, ImageEmbeddings, build_sam, load_sam, tokens
 from s4m_pipeline.sam.prompts import embed_prompts
-
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 class Setting(NamedTuple):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from cache.errors import CacheError, abridged, disk_error, reading
 from cache.fingerprint import file_hash
 from cache.generation import Generation, GenerationSpec
 from cache.generations import begin, generations, publish
+from cache.limits import MAX_PIXELS, RAISE_LIMIT
 from cache.masks import Masks
 from cache.reader import CacheReader
 from cache.records import ImageLabels, Instances
+from cache.segmentation import SegmentationError, decode, long_polygons
 from cache.sharding import ShardSpec
 from cache.writer import ShardWriter
-
-MAX_PIXELS = 1 << 28
-"""A larger image is taken for a fault of the file: its masks alone would not fit in memory."""
 
 
 def export_coco(reader: CacheReader, path: Path, file_names: Mapping[int, str] | None = None) -> int:
@@ -112,13 +111,17 @@ def _number(value: np.float32) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def import_coco(path: Path, root: Path, number: int | None = None) -> Generation:
+def import_coco(
+    path: Path, root: Path, number: int | None = None, note: Callable[[str], None] = lambda text: None
+) -> Generation:
     """Make a published generation of a COCO file's annotations, whoever made them. Resumes after a kill.
 
     Args:
-        path: a COCO instance file; crowds and masks without pixels are left out.
+        path: a COCO instance file; crowds, masks without pixels and polygons of fewer than 3 points beside
+            others are left out.
         root: the cache's folder.
         number: which generation; by default the one that this file went to before, else a new one.
+        note: told how many annotations lost a polygon.
 
     Raises:
         CacheError: if the file is faulty, the generation holds anything else, or the disk refuses.
@@ -139,6 +142,8 @@ def import_coco(path: Path, root: Path, number: int | None = None) -> Generation
         for image_id in writer.pending.tolist():
             writer.append(source.labels(image_id))
     publish(generation)
+    if num_short := source.num_part_short():
+        note(f"{path}: dropped polygons of fewer than 3 points beside others; annotations: {num_short}")
     return generation
 
 
@@ -157,6 +162,11 @@ class CocoFile:
     category_ids: tuple[int, ...]
     images: dict[int, tuple[int, int]]
     annotations: dict[int, list[dict[str, Any]]]
+
+    def num_part_short(self) -> int:
+        """Annotations, their segmentations being sound, with polygons that `labels` drops."""
+        segmentations = [entry["segmentation"] for found in self.annotations.values() for entry in found]
+        return sum(isinstance(s, list) and len(long_polygons(s)) < len(s) for s in segmentations)
 
     def labels(self, image_id: int) -> ImageLabels:
         """The annotations of one image as labels; those without pixels are left out. Score 1 where none is
@@ -232,7 +242,8 @@ def _faults(
             faults.append(f"{len(body[name]) - count} {name} have an id that another one has")
     sizes = [id_ for id_, (h, w) in images.items() if h < 1 or w < 1 or h * w > MAX_PIXELS]
     if sizes:
-        faults.append(f"images without a sensible size: {abridged(sizes)}")
+        allowed = f"1 to {MAX_PIXELS} pixels; {RAISE_LIMIT}"
+        faults.append(f"images without a sensible size: {abridged(sizes)} ({allowed})")
     if (strangers := np.setdiff1d(owners, list(images))).size:
         faults.append(f"annotations of images that are not listed: {abridged(strangers.tolist())}")
     if (strangers := np.setdiff1d(kinds, list(categories))).size:
@@ -245,69 +256,13 @@ def decode_segmentation(
 ) -> NDArray[np.bool_]:
     """A COCO polygon list, compressed or plain RLE as bool [height, width].
 
-    Everything is checked before native code sees it: pycocotools reads and writes beyond its buffers on
-    malformed input.
-
     Raises:
         CacheError: naming the annotation and the fault.
     """
     try:
-        if isinstance(segmentation, list):
-            return _decode_polygons(segmentation, height, width)
-        size, counts = list(segmentation["size"]), segmentation["counts"]
-        if size != [height, width]:
-            raise ValueError(f"size {size}, the image has {[height, width]}")
-        runs = counts if isinstance(counts, list) else _decode_counts(counts)
-        return _decode_runs(runs, height, width)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        return decode(segmentation, height, width)
+    except SegmentationError as error:
         raise CacheError(
-            f"annotation {annotation_id}: segmentation cannot be read: {error or type(error).__name__}. "
-            "Expected polygons [[x, y, ...], ...] or RLE with size [height, width] and counts. Mend or "
-            "remove it"
+            f"annotation {annotation_id}: segmentation cannot be read: {error}. Expected polygons "
+            "[[x, y, ...], ...] or RLE with size [height, width] and counts. Mend or remove it"
         ) from None
-
-
-def _decode_polygons(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
-    arrays = [np.asarray(polygon, np.float64) for polygon in polygons]
-    for array in arrays:
-        if array.ndim != 1 or array.size < 6 or array.size % 2:
-            raise ValueError(f"a polygon of {array.size} numbers; it needs an even number, six at least")
-        # The rasteriser's memory grows with the outline's length, wherever that lies.
-        if not (np.isfinite(array).all() and np.abs(array).max() <= 4 * max(height, width)):
-            raise ValueError("a polygon with coordinates far outside of the image")
-    if not arrays:
-        return np.zeros((height, width), np.bool_)
-    rles = coco_mask.frPyObjects([array.tolist() for array in arrays], height, width)
-    return _decode_runs(_decode_counts(coco_mask.merge(rles)["counts"]), height, width)
-
-
-def _decode_counts(text: str | bytes) -> list[int]:
-    """COCO's compressed counts: five bits a character, and each run but the first three as a difference."""
-    runs: list[int] = []
-    value = shift = 0
-    for code in text.encode("ascii") if isinstance(text, str) else text:
-        if not 48 <= code < 112 or shift > 60:
-            raise ValueError("counts hold a character that RLE does not use")
-        code -= 48
-        value |= (code & 31) << shift
-        shift += 5
-        if code & 32:
-            continue
-        if code & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("counts end in the middle of a number")
-    return runs
-
-
-def _decode_runs(runs: list[int], height: int, width: int) -> NDArray[np.bool_]:
-    lengths = np.asarray(runs)
-    if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
-        raise ValueError("counts are not a list of whole numbers")
-    pixels = height * width
-    if (lengths < 0).any() or (lengths > pixels).any() or lengths.sum() != pixels:
-        raise ValueError(f"counts do not add up to the image's {pixels} pixels")
-    values = np.arange(lengths.size) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.errors import CacheError
-from cache.masks import iou
+from cache.masks import MATCH_IOU, iou
 from cache.reader import CacheReader
 from cache.records import Instances
-
-MATCH_IOU = 0.5
-"""Two masks are of the same object when their IoU is above this, as in the COCO and Cityscapes metrics."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from cache.errors import CacheError
 
 Box = tuple[int, int, int, int]
 """(y0, x0, y1, x1) in pixels, y1 and x1 exclusive."""
+MATCH_IOU = 0.5
+"""Two masks are of the same object when their IoU is above this, as in the COCO and Cityscapes metrics."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,12 @@
 """The figures of a generation, for people and for reports."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.generation import Generation
 from cache.reader import CacheReader
@@ -82,7 +85,7 @@ def summarise(generation: Generation) -> Summary:
         num_instances=labels.size,
         num_without=int((counts == 0).sum()),
         per_class=dict(zip(spec.classes, per_class, strict=True)),
-        score_histogram=np.histogram(scores, SCORE_BINS, (0, 1))[0].tolist(),
+        score_histogram=score_histogram(scores).tolist(),
         mean_score=_mean(scores),
         mean_pred_iou=_mean(pred_ious),
         mean_raw_iou=_mean(raw_ious),
@@ -90,6 +93,21 @@ def summarise(generation: Generation) -> Summary:
         quality=publication["quality"] if publication else None,
         statistics=publication["statistics"] if publication else None,
     )
+
+
+def score_histogram(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """How many of the scores are in each of SCORE_BINS equal bins from 0 to 1."""
+    return np.histogram(scores, SCORE_BINS, (0, 1))[0]
+
+
+def histogram_rows(histogram: Sequence[int]) -> list[list[str]]:
+    """A score histogram's bins that hold anything, drawn: range, count, bar."""
+    bins, highest = len(histogram), max(*histogram, 1)
+    return [
+        [f"{i / bins:.2f} - {(i + 1) / bins:.2f}", f"{count}", "#" * math.ceil(30 * count / highest)]
+        for i, count in enumerate(histogram)
+        if count
+    ]
 
 
 def _mean(values: Any) -> float | None:

@@ -10,9 +10,9 @@ import typer
 
 from s4m_pipeline import console
 from s4m_pipeline.ablation.tables import TABLES, Row, Table, TableName
+from s4m_pipeline.layout import experiment_folder
 from s4m_pipeline.signals import answered
 from stages.arguments import Config, Devices, Overrides
-from stages.artifacts import experiment_folder
 
 if TYPE_CHECKING:
     from s4m_pipeline.ablation.jobs import Job, Workers
@@ -51,7 +51,7 @@ def ablation(
     """
     from s4m_pipeline.ablation.plan import Setting, plan_trials
 
-    folder = experiment_folder(config, None)
+    folder = experiment_folder(config)
     root = work_dir or folder.with_name(f"{folder.name}-ablation")
     setting = Setting(config, root, tuple(overrides or ()), train)
     plans = {

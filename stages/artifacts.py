@@ -1,4 +1,4 @@
-"""Where a stage's files are, and the record of its run."""
+"""The record of a stage's run, and the finished teacher that others need."""
 
 import json
 import platform
@@ -18,13 +18,9 @@ from cache.errors import LockedError
 from cache.locks import FileLock
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.layout import RUN, TEACHER, WEIGHTS
 from s4m_pipeline.options.experiment import FREE_TO_CHANGE
 
-TEACHER = "teacher"
-STUDENT = "student"
-CACHE = "cache"
-WEIGHTS = "weights.safetensors"
-GENERATIONS = "generations.jsonl"
 LOCK = "LOCK"
 _TENSORBOARD = "log/vis_data"
 
@@ -38,11 +34,6 @@ _PACKAGES = (
     "rf-sam-2",
     "numpy",
 )
-
-
-def experiment_folder(config: Path, work_dir: Path | None) -> Path:
-    """The folder of all stages of an experiment: `work_dirs/<config name>` unless given."""
-    return work_dir or Path("work_dirs") / config.stem
 
 
 def teacher_weights(experiment: Path) -> Path:
@@ -147,7 +138,7 @@ class RunRecord:
         from mmengine.dist import is_main_process
 
         if is_main_process():
-            write_text(self.folder / "run.json", json.dumps(self.content, indent=2) + "\n")
+            write_text(self.folder / RUN, json.dumps(self.content, indent=2) + "\n")
 
 
 def is_running(folder: Path) -> bool:
@@ -163,7 +154,7 @@ def is_running(folder: Path) -> bool:
 
 def read_run(folder: Path) -> dict[str, Any] | None:
     """The content of a stage's run.json, or None where the stage has not begun."""
-    path = folder / "run.json"
+    path = folder / RUN
     if not path.exists():
         return None
     try:
@@ -199,7 +190,7 @@ def _content(folder: Path, stage: str, config: Mapping[str, Any], data: Mapping[
             f"{stage} is already finished in {folder} (result: {earlier['result']}).\n"
             "Use --overwrite to do it again, or another --work-dir."
         )
-    _refuse_other(folder / "run.json", changes(earlier, config, data))
+    _refuse_other(folder / RUN, changes(earlier, config, data))
     return {**earlier, "config": _plain(config)}
 
 
@@ -207,7 +198,7 @@ def _delete_outputs(folder: Path) -> None:
     """Delete what a stage writes and nothing else: the folder may be the user's own."""
     if (folder / _TENSORBOARD).is_dir():
         shutil.rmtree(folder / _TENSORBOARD)
-    for pattern in ("run.json", "*.jsonl", "*.pth", "last_checkpoint", "*.safetensors", "log/*"):
+    for pattern in (RUN, "*.jsonl", "*.pth", "last_checkpoint", "*.safetensors", "log/*"):
         for path in folder.glob(pattern):
             path.unlink()
 

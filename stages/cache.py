@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s4m_pipeline import console
-from stages.artifacts import STUDENT, TEACHER, WEIGHTS
+from s4m_pipeline.layout import STUDENT, TEACHER, WEIGHTS
 
 if TYPE_CHECKING:
     from cache.generation import Generation
@@ -170,7 +170,7 @@ def import_(
     """Make a generation of COCO annotations, whoever made them, and publish it."""
     from cache.coco import import_coco
 
-    made = import_coco(annotations, root, generation)
+    made = import_coco(annotations, root, generation, console.progress.print)
     console.result.print(f"{made.path}: {made.image_ids.size} images, published")
 
 
@@ -219,16 +219,12 @@ def _teacher_option(generation: "Generation") -> str:
 
 
 def _print_summary(generation: "Generation", summary: "Summary") -> None:
+    from cache.summary import histogram_rows
+
     total = max(summary.num_instances, 1)
     classes = [[name, f"{n}", f"{n / total:.1%}"] for name, n in summary.per_class.items()]
     _print_table(f"{generation.name}: {summary.num_instances} instances", ["class", "instances", ""], classes)
-    bins, highest = len(summary.score_histogram), max(*summary.score_histogram, 1)
-    scores = [
-        [f"{i / bins:.2f} - {(i + 1) / bins:.2f}", f"{n}", "#" * math.ceil(30 * n / highest)]
-        for i, n in enumerate(summary.score_histogram)
-        if n
-    ]
-    _print_table("scores", ["score", "instances", ""], scores)
+    _print_table("scores", ["score", "instances", ""], histogram_rows(summary.score_histogram))
     figures = {
         "images without an instance": summary.num_without,
         "mean score": summary.mean_score,

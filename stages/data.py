@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from cache.limits import MAX_PIXELS
 from s4m_pipeline import console
-from s4m_pipeline.data.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.check import Summary

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s4m_pipeline import console
+from s4m_pipeline.layout import experiment_folder
 from stages.arguments import Overrides
-from stages.artifacts import experiment_folder
 
 if TYPE_CHECKING:
     from s4m_pipeline.doctor.finding import Finding

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from s4m_pipeline import console
+from s4m_pipeline.layout import STUDENT, TEACHER, WEIGHTS
 from s4m_pipeline.options.experiment import Options, load_experiment
 from s4m_pipeline.options.groups import Split
 from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
-from stages.artifacts import STUDENT, TEACHER, WEIGHTS, read_run
+from stages.artifacts import read_run
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoData

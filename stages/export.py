@@ -8,9 +8,10 @@ import typer
 
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.layout import TEACHER
 from s4m_pipeline.options.experiment import load_experiment
 from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
-from stages.artifacts import TEACHER, read_run
+from stages.artifacts import read_run
 
 if TYPE_CHECKING:
     from cache.reader import CacheReader

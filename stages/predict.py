@@ -8,8 +8,8 @@ import typer
 
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.layout import experiment_folder
 from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
-from stages.artifacts import experiment_folder
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoImage
@@ -48,7 +48,7 @@ def predict(
     from s4m_pipeline.predict.images import list_images
 
     images = list_images(paths, max_images)
-    folder = out or experiment_folder(config, None) / "predictions"
+    folder = out or experiment_folder(config) / "predictions"
     _refuse_existing(folder)
 
     from s4m_pipeline.predict.predictor import Predictor

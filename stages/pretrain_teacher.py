@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s4m_pipeline import console
+from s4m_pipeline.layout import TEACHER, WEIGHTS, experiment_folder
 from s4m_pipeline.options.experiment import Options, load_experiment, settings_of
 from stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
-from stages.artifacts import TEACHER, WEIGHTS, RunRecord, experiment_folder
+from stages.artifacts import RunRecord
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoData

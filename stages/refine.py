@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s4m_pipeline import console
+from s4m_pipeline.layout import CACHE, STUDENT, experiment_folder
 from s4m_pipeline.options.experiment import load_experiment
 from stages.arguments import Config, Overrides, TrustCheckpoint, WorkDir
-from stages.artifacts import CACHE, STUDENT, experiment_folder, is_running, read_run, teacher_weights
+from stages.artifacts import is_running, read_run, teacher_weights
 
 if TYPE_CHECKING:
     from cache.sharding import ShardSpec

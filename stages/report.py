@@ -13,11 +13,21 @@ from typer.core import TyperGroup
 
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.layout import (
+    CACHE,
+    GENERATIONS,
+    METRICS,
+    REPORT,
+    STUDENT,
+    TEACHER,
+    WEIGHTS,
+    experiment_folder,
+)
 from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.options.groups import DataOptions
 from s4m_pipeline.options.parsing import OptionFaults, parse_group
 from stages.arguments import Checkpoint, Config, Overrides, TrainedConfig, TrustCheckpoint, WorkDir
-from stages.artifacts import CACHE, STUDENT, TEACHER, WEIGHTS, experiment_folder, read_run
+from stages.artifacts import read_run
 
 if TYPE_CHECKING:
     from s4m_pipeline.report.collect import DataSource
@@ -76,16 +86,16 @@ def page(
     if pictures:
         _draw_pictures(work_dir, config, overrides or [])
 
-    from s4m_pipeline.report.collect import HISTORY, METRICS, Places, collect
+    from s4m_pipeline.report.collect import Places, collect
     from s4m_pipeline.report.page import write_page
 
     places = Places(
         folder=work_dir,
         cache=work_dir / CACHE,
         metrics={name: work_dir / name / METRICS for name in runs},
-        history=work_dir / STUDENT / HISTORY,
+        history=work_dir / STUDENT / GENERATIONS,
     )
-    out = work_dir / "report.html"
+    out = work_dir / REPORT
     write_page(out, collect(places, runs, source, images, console.progress.print))
     console.result.print(f"{out}")
 

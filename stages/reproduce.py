@@ -8,12 +8,12 @@ import typer
 
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.layout import STUDENT, TEACHER, WEIGHTS, experiment_folder
 from s4m_pipeline.reproduction.benchmarks import CITYSCAPES, COCO, Benchmark
 from s4m_pipeline.reproduction.requirements import require_all
 from s4m_pipeline.reproduction.steps import Reproduction, experiment, preparation
 from s4m_pipeline.reproduction.table import Comparison, compare_with_paper, write_comparison
 from stages.arguments import Overrides, WorkDir
-from stages.artifacts import STUDENT, TEACHER, WEIGHTS, experiment_folder
 from stages.children import call
 
 app = typer.Typer(

@@ -11,20 +11,20 @@ from rich.text import Text
 from s4m_pipeline import console
 from s4m_pipeline.engine.launch import find_place
 from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.experiment import Options, load_experiment
-from stages import pretrain_teacher, train_student
-from stages.arguments import Config, Overrides, WorkDir
-from stages.artifacts import (
+from s4m_pipeline.layout import (
     CACHE,
     GENERATIONS,
+    METRICS,
+    REPORT,
     STUDENT,
     TEACHER,
     WEIGHTS,
-    changes,
     experiment_folder,
-    read_run,
-    teacher_weights,
 )
+from s4m_pipeline.options.experiment import Options, load_experiment
+from stages import pretrain_teacher, train_student
+from stages.arguments import Config, Overrides, WorkDir
+from stages.artifacts import changes, read_run, teacher_weights
 from stages.children import call
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _time_left(experiment: Experiment, name: str, plan: Plan, pending: bool) -> 
 
     if name not in (TEACHER, STUDENT) or not pending:
         return ""
-    metrics = read_metrics(experiment.folder / name / "metrics.jsonl")
+    metrics = read_metrics(experiment.folder / name / METRICS)
     timed = [record for record in metrics if "seconds_per_step" in record]
     training = experiment.options.teacher if name == TEACHER else experiment.options.student
     if training is None:
@@ -296,6 +296,6 @@ def _print_summary(experiment: Experiment) -> None:
         if quality.get(name) is not None:
             table.add_row(title, f"{quality[name]:.1f}")
     console.result.print(table)
-    report = experiment.folder / "report.html"
+    report = experiment.folder / REPORT
     if report.exists():
         console.result.print(f"{report}")

@@ -5,19 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s4m_pipeline import console
+from s4m_pipeline.layout import CACHE, GENERATIONS, STUDENT, TEACHER, WEIGHTS, experiment_folder
 from s4m_pipeline.options.experiment import Options, load_experiment, settings_of
 from s4m_pipeline.options.student import OWN_TEACHER, StudentOptions
 from stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
-from stages.artifacts import (
-    CACHE,
-    GENERATIONS,
-    STUDENT,
-    TEACHER,
-    WEIGHTS,
-    RunRecord,
-    experiment_folder,
-    teacher_weights,
-)
+from stages.artifacts import RunRecord, teacher_weights
 
 if TYPE_CHECKING:
     from mmengine.hooks import Hook

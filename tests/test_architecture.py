@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from s4m_pipeline import layout
 from s4m_pipeline.registry import MODULES
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,11 @@ def identifiers(source: Path) -> set[str]:
     """Every variable, attribute and imported name that a file mentions."""
     nodes = ast.walk(syntax_tree(source))
     return {getattr(node, field, None) or "" for node in nodes for field in ("id", "attr", "name")}
+
+
+def constants(source: Path) -> set[object]:
+    """Every literal of a file."""
+    return {node.value for node in ast.walk(syntax_tree(source)) if isinstance(node, ast.Constant)}
 
 
 def imports_of(source: Path, *packages: str) -> list[str]:
@@ -94,6 +100,12 @@ def test_register_all_modules__in_all_sources__is_named_by_the_registry_alone():
 def test_registry__of_our_modules__lists_every_file_that_registers_something():
     registering = {source for source in SOURCES if "register_module" in identifiers(source)}
     assert {Path(name.replace(".", "/") + ".py") for name in MODULES} == registering
+
+
+def test_layout__file_names_of_an_experiment__are_written_there_alone():
+    names = {layout.EVALUATION, layout.REPORT, layout.RUN, layout.METRICS, layout.WEIGHTS, layout.GENERATIONS}
+    writing = {source for source in SOURCES if names & constants(source)}
+    assert writing == {Path("s4m_pipeline/layout.py")}
 
 
 def test_imported_names__of_each_form__are_absolute(tmp_path, monkeypatch):

@@ -17,9 +17,9 @@ from cache.generations import current_number
 from cache.locks import FileLock
 from s4m_pipeline.ablation.plan import Setting, Trial
 from s4m_pipeline.ablation.tables import Network
-from s4m_pipeline.evaluation.results import EVALUATION, kept_result
+from s4m_pipeline.evaluation.results import kept_result
+from s4m_pipeline.layout import CACHE, EVALUATION, STUDENT, TEACHER, WEIGHTS
 
-TEACHER, STUDENT, CACHE, WEIGHTS = "teacher", "student", "cache", "weights.safetensors"
 LOG = "ablation.log"
 PROGRAM = (sys.executable, "-m", "stages")
 """What the jobs call: `s4m`."""

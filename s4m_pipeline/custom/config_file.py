@@ -7,9 +7,8 @@ from pathlib import Path
 import s4m_pipeline
 from s4m_pipeline.custom.fitting import Device, Fit
 from s4m_pipeline.custom.sources import Prepared
+from s4m_pipeline.layout import CONFIGS, STUDENT, WEIGHTS, experiment_folder
 
-CONFIGS = Path(s4m_pipeline.__file__).parents[1] / "configs"
-"""The shipped configs: beside the package, in a clone as in an installed wheel."""
 _SMALL_WEIGHTS = Path(s4m_pipeline.__file__).parent / "models" / "demo_init" / "demo_init.safetensors"
 
 
@@ -31,7 +30,7 @@ def config_text(path: Path, prepared: Prepared, sizes: Fit, device: Device) -> s
 
 def _header(path: Path, prepared: Prepared, device: Device) -> str:
     classes = prepared.labeled.class_names
-    weights = f"work_dirs/{path.stem}/student/weights.safetensors"
+    weights = experiment_folder(path) / STUDENT / WEIGHTS
     test = " --split test" if prepared.test else ""
     lines = [
         f'"""{path.stem}: {len(prepared.labeled.images)} labelled and {len(prepared.unlabeled_images)} '

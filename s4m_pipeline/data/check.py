@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
+from cache.limits import MAX_PIXELS
 from s4m_pipeline.data.coco import CocoData, CocoImage
 from s4m_pipeline.data.findings import Findings, Problem
 from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.data.leak import shared_names
-from s4m_pipeline.data.limits import MAX_PIXELS
 
 Progress = Callable[[], None]
 """Called once for every image looked at."""

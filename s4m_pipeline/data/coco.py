@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.limits import MAX_PIXELS
+from cache.segmentation import long_polygons
 from s4m_pipeline.data.findings import Findings, Problem
-from s4m_pipeline.data.limits import MAX_PIXELS
 from s4m_pipeline.data.root import ImageRoot
-from s4m_pipeline.data.segmentation import long_polygons, mask_fault
+from s4m_pipeline.data.segmentation import mask_fault
 from s4m_pipeline.errors import UserError
 
 _LARGEST_ID = 2**63 - 1  # ids are stored as int64

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Literal
 
-from s4m_pipeline.data.limits import RAISE_LIMIT
+from cache.limits import RAISE_LIMIT
 from s4m_pipeline.errors import UserError
 
 Severity = Literal["error", "warning", "note"]

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from cache.limits import MAX_PIXELS
 from s4m_pipeline.data.coco import CocoImage
 from s4m_pipeline.data.findings import Findings, Problem
 from s4m_pipeline.data.images import EXTENSIONS, ImageError, read_header
-from s4m_pipeline.data.limits import MAX_PIXELS
 from s4m_pipeline.data.root import ImageRoot
 from s4m_pipeline.errors import UserError
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, TiffImagePlugin
 
 from cache.errors import MOUNT_FAULTS
+from cache.limits import MAX_PIXELS, RAISE_LIMIT
 from s4m_pipeline.data.findings import Problem
-from s4m_pipeline.data.limits import MAX_PIXELS, RAISE_LIMIT
 from s4m_pipeline.errors import UserError
 
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cache.limits import MAX_PIXELS
 from s4m_pipeline.data.cityscapes.layout import photo_name
 from s4m_pipeline.data.coco import CocoData, CocoImage
 from s4m_pipeline.data.findings import first_names
 from s4m_pipeline.data.folder import folder_images
 from s4m_pipeline.data.leak import check_leak, shared_images
-from s4m_pipeline.data.limits import MAX_PIXELS
 from s4m_pipeline.errors import UserError
 
 

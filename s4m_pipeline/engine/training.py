@@ -33,6 +33,7 @@ from s4m_pipeline.engine.progress import TrainingProgress
 from s4m_pipeline.engine.runner import QuietRunner
 from s4m_pipeline.engine.seeding import SeedEachStep
 from s4m_pipeline.evaluation.metric import MaskAPMetric
+from s4m_pipeline.layout import METRICS
 from s4m_pipeline.options.groups import TrainOptions
 
 
@@ -91,7 +92,7 @@ class Training:
             default_hooks=build.default_hooks(every=options.checkpoint_every, keep=options.keep_checkpoints),
             custom_hooks=[
                 SeedEachStep(options.seed),
-                MetricsHook(folder / "metrics.jsonl", options.log_every, self.progress),
+                MetricsHook(folder / METRICS, options.log_every, self.progress),
                 RecoverFromNaN(),
                 self.stop,
                 *build.ema_hooks(options.ema, average_from),
@@ -140,7 +141,7 @@ class Training:
         Raises:
             Interrupted: after a signal, when all is saved.
         """
-        metrics = self.folder / "metrics.jsonl"
+        metrics = self.folder / METRICS
         with self.stop.listening(), self.progress:
             self.runner.train()
             validated = on_first_rank(lambda: last_validation(metrics).get("step"))

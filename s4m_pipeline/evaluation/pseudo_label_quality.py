@@ -5,9 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.masks import Masks, iou
-
-MATCH_IOU = 0.5
+from cache.masks import MATCH_IOU, Masks, iou
 
 
 @dataclass(frozen=True)

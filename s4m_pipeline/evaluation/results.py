@@ -8,9 +8,7 @@ from typing import Any
 
 from cache.atomic import write_text
 from cache.fingerprint import file_hash
-
-EVALUATION = "evaluation.json"
-"""In the experiment's folder: results by split and stage, each as `s4m evaluate --json` prints it."""
+from s4m_pipeline.layout import EVALUATION
 
 
 def conditions(annotations: Path, parts: Mapping[str, Any]) -> dict[str, str]:

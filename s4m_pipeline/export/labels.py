@@ -11,9 +11,8 @@ from cache.reader import CacheReader
 from s4m_pipeline.data.folder import image_files
 from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.layout import CACHE
 from s4m_pipeline.options.groups import DataOptions
-
-CACHE = "cache"
 
 
 def read_pseudo_labels(folder: str | Path, generation: int | None = None) -> CacheReader:

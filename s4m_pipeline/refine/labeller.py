@@ -10,6 +10,7 @@ from mmdet.structures import DetDataSample
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.summary import SCORE_BINS, score_histogram
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.refine.encoder import ImageEncoder
 from s4m_pipeline.refine.frame import MaskFrame
@@ -24,7 +25,6 @@ from s4m_pipeline.sam.chunks import Chunker
 
 Result = TypeVar("Result")
 
-SCORE_BINS = 20
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -178,7 +178,7 @@ class Labeller:
                 f"{[photo.image_id for photo in photos]}.\n"
                 "Take another checkpoint with --teacher, or compute with teacher.precision=fp32."
             )
-        return kept, np.histogram(scores, SCORE_BINS, (0, 1))[0]
+        return kept, score_histogram(scores)
 
     def _ask_teacher(
         self, photos: Sequence[Photo], frames: Sequence[MaskFrame]

@@ -9,11 +9,10 @@ from cache.generation import Generation
 from cache.generations import current_number, publish
 from cache.reader import CacheReader
 from cache.sharding import ShardSpec
-from cache.summary import summarise
+from cache.summary import SCORE_BINS, histogram_rows, summarise
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
-from s4m_pipeline.refine.labeller import SCORE_BINS
 from s4m_pipeline.refine.measuring import quality_of_shard
 from s4m_pipeline.refine.record import ShardRecord
 
@@ -92,13 +91,7 @@ def measure_quality(
 
 
 def _no_labels(generation: Generation, histogram: Sequence[int], min_score: float) -> str:
-    highest = max(*histogram, 1)
-    step = 1 / SCORE_BINS
-    lines = [
-        f"  {i * step:.2f} - {(i + 1) * step:.2f}  {count:>9}  {'#' * math.ceil(30 * count / highest)}"
-        for i, count in enumerate(histogram)
-        if count
-    ]
+    lines = [f"  {scores}  {count:>9}  {bar}" for scores, count, bar in histogram_rows(histogram)]
     # Above a half no other class, nor "no object", can be likelier.
     sure = sum(histogram[math.ceil(max(min_score, 0.5) * SCORE_BINS) :])
     return (

@@ -14,10 +14,11 @@ from cache.errors import DamagedError, disk_error
 from cache.generation import Generation
 from cache.records import ImageLabels
 from cache.sharding import ShardSpec
+from cache.summary import SCORE_BINS
 from cache.writer import ShardWriter
 from s4m_pipeline import console
 from s4m_pipeline.data.coco import CocoData
-from s4m_pipeline.refine.labeller import SCORE_BINS, Labeller
+from s4m_pipeline.refine.labeller import Labeller
 from s4m_pipeline.refine.measuring import LabelMeter, sum_counts
 from s4m_pipeline.refine.photos import Unreadable
 

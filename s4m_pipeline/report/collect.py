@@ -16,7 +16,7 @@ from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import require_truth
-from s4m_pipeline.evaluation.results import EVALUATION
+from s4m_pipeline.layout import EVALUATION, STUDENT, TEACHER
 from s4m_pipeline.options.groups import DataOptions
 from s4m_pipeline.report.curves import read_metrics, training_charts
 from s4m_pipeline.report.gallery import Source, build_gallery, require_same_list
@@ -24,8 +24,6 @@ from s4m_pipeline.report.generations import GenerationFacts, collect_generations
 from s4m_pipeline.report.pictures import data_uri
 from s4m_pipeline.report.provenance import Run, duration_s, duration_text, provenance
 
-METRICS = "metrics.jsonl"
-HISTORY = "generations.jsonl"
 SIMILARITY = "similarity.png"
 AUGMENTATION = "augmentation.png"
 PICTURES = {
@@ -97,7 +95,7 @@ def collect(
             {
                 "stage": name,
                 "charts": [dataclasses.asdict(chart) for chart in training_charts(read_metrics(path))],
-                "events": _events(history) if name == "student" else [],
+                "events": _events(history) if name == STUDENT else [],
             }
             for name, path in places.metrics.items()
         ],
@@ -148,7 +146,7 @@ def _stages(
             "quality": current.quality,
             "quality_source": _truth_name(source),
         }
-    return {"teacher": trainings.get("teacher"), "labels": labels, "student": trainings.get("student")}
+    return {"teacher": trainings.get(TEACHER), "labels": labels, "student": trainings.get(STUDENT)}
 
 
 def _truth_name(source: DataSource | str) -> str | None:

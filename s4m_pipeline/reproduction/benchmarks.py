@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import s4m_pipeline
+from s4m_pipeline.layout import CONFIGS
 
-CONFIGS = Path(s4m_pipeline.__file__).parents[1] / "configs"
 Name = Literal["cityscapes", "coco"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from cache.atomic import write_text
 from s4m_pipeline.data.split_files import RECORD
 from s4m_pipeline.evaluation.results import kept_result
+from s4m_pipeline.layout import GENERATIONS, RUN, STUDENT, TEACHER
 from s4m_pipeline.report.provenance import duration_s, duration_text
 from s4m_pipeline.reproduction.steps import Reproduction
 
@@ -41,8 +42,8 @@ def compare_with_paper(run: Reproduction) -> Comparison:
     none = [NO_FIGURE] * len(_our_columns(run))
     rows = [
         ["teacher from labels alone", *none, f"{paper.supervised_teacher:.1f}"],
-        ["teacher with structural distillation", *by_stage["teacher"], f"{paper.teacher:.1f}"],
-        ["student", *by_stage["student"], f"{paper.student:.1f}"],
+        ["teacher with structural distillation", *by_stage[TEACHER], f"{paper.teacher:.1f}"],
+        ["student", *by_stage[STUDENT], f"{paper.student:.1f}"],
     ]
     what = "the chain on a drawn miniature: figures without meaning" if run.smoke else "mask AP in percent"
     return Comparison(
@@ -82,25 +83,25 @@ def _figures(run: Reproduction, result: Mapping[str, Any]) -> list[str]:
 
 def _facts(run: Reproduction) -> Iterator[tuple[str, str]]:
     yield "split", _split(_read(run.split / RECORD))
-    records = {stage: _read(weights.parent / "run.json") for stage, weights in run.weights.items()}
+    records = {stage: _read(weights.parent / RUN) for stage, weights in run.weights.items()}
     trainings = {stage: record["config"][stage] for stage, record in records.items()}
-    seeds = {**trainings, "refine": records["student"]["config"]["refine"]}
+    seeds = {**trainings, "refine": records[STUDENT]["config"]["refine"]}
     yield "seeds", ", ".join(f"{name} {settings['seed']}" for name, settings in seeds.items())
-    teacher, student = trainings["teacher"], trainings["student"]
+    teacher, student = trainings[TEACHER], trainings[STUDENT]
     yield "schedule of the teacher", f"{teacher['iterations']:,} steps of {teacher['batch_size']}"
     yield (
         "schedule of the student",
         f"{student['iterations']:,} steps of {student['batch_size']} + {student['unlabeled_batch_size']}, "
         f"burn-in {student['burn_in']:,}, new labels every {student['refresh_every'] or 0:,}",
     )
-    yield "SAM 2", str(records["student"]["config"]["sam"]["model"])
+    yield "SAM 2", str(records[STUDENT]["config"]["sam"]["model"])
     if run.overrides:
         yield "changed settings", ", ".join(run.overrides)
     yield "hardware", f"{run.devices} x {_joined(records, 'device')}, host {_joined(records, 'host')}"
     for stage, record in records.items():
         yield f"time of the {stage}", _duration(duration_s(record))
     yield "time of the first pseudo-labels, all processes", _duration(_labelling_s(run.work_dir))
-    git = records["student"].get("git") or {}
+    git = records[STUDENT].get("git") or {}
     yield "commit", f"{git.get('commit', 'unknown')}{' with changes' if git.get('changed') else ''}"
 
 
@@ -115,7 +116,7 @@ def _split(record: Mapping[str, Any]) -> str:
 
 def _labelling_s(experiment: Path) -> float | None:
     """Seconds that refine took for the labels that the student began with."""
-    path = experiment / "student" / "generations.jsonl"
+    path = experiment / STUDENT / GENERATIONS
     first = json.loads(path.read_text().partition("\n")[0]) if path.is_file() else {}
     statistics = first.get("statistics", {})
     seconds = [value for name, value in statistics.items() if name.startswith("seconds: ")]

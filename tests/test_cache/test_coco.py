@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +20,10 @@ from cache.reader import CacheReader
 from cache.records import ImageLabels, Instances
 from cache.sharding import ShardSpec
 from cache.writer import ShardWriter
+from s4m_pipeline.data.segmentation import mask_fault
 from test_cache.samples import CATEGORY_IDS, make_labels, make_published, make_spec
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -186,6 +193,46 @@ def test_read_coco__faulty_file_is_refused(tmp_path, change, message):
     path.write_text(json.dumps(GOOD | change))
     with pytest.raises(CacheError, match=message):
         read_coco(path)
+
+
+def test_import__polygon_of_two_points_beside_a_good_one__is_dropped_and_told(tmp_path):
+    triangle = GOOD["annotations"][0]
+    short = triangle | {"id": 2, "segmentation": [[1, 1, 2, 2], *triangle["segmentation"]]}
+    path = tmp_path / "in.json"
+    path.write_text(json.dumps(GOOD | {"annotations": [triangle, short]}))
+    notes = []
+
+    generation = import_coco(path, tmp_path / "cache", note=notes.append)
+
+    with CacheReader(generation) as imported:
+        first, second = imported.read(1).dense()
+    assert first.any()
+    np.testing.assert_array_equal(first, second)
+    assert notes == [f"{path}: dropped polygons of fewer than 3 points beside others; annotations: 1"]
+
+
+@pytest.mark.parametrize("segmentation", [[[1, 1, -30, 1, 5, 5]], []], ids=["far outside", "no polygon"])
+def test_import__what_data_check_refuses__is_refused(tmp_path, segmentation):
+    path = tmp_path / "in.json"
+    path.write_text(
+        json.dumps(GOOD | {"annotations": [GOOD["annotations"][0] | {"segmentation": segmentation}]})
+    )
+    fault = mask_fault(segmentation, 9, 9)
+    assert fault is not None
+    with pytest.raises(CacheError, match=f"annotation 1: segmentation cannot be read: {fault.detail}"):
+        import_coco(path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("limit", "code"), [("80", 1), ("81", 0)])
+def test_import__pixel_limit_of_the_environment__holds(tmp_path, limit, code):
+    path = tmp_path / "in.json"
+    path.write_text(json.dumps(GOOD))
+    command = [sys.executable, "-m", "stages", "cache", "import", tmp_path / "cache", path]
+    done = subprocess.run(
+        command, env={**os.environ, "S4M_MAX_PIXELS": limit}, cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert ("1 to 80 pixels" in done.stderr) == (code != 0)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"text"'])

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
+from cache.errors import CacheError
+from cache.limits import max_pixels
 from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.data.images import ImageError, read_header, read_rgb
-from s4m_pipeline.data.limits import max_pixels
-from s4m_pipeline.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -177,7 +177,7 @@ def test_max_pixels__of_the_environment__is_taken_or_refused():
     assert max_pixels({}) == 100_000_000
     assert max_pixels({"S4M_MAX_PIXELS": "5"}) == 5
     for faulty in ("", "0", "-5", "1e9", "many"):
-        with pytest.raises(UserError, match=f"S4M_MAX_PIXELS={faulty} in the environment: expected"):
+        with pytest.raises(CacheError, match=f"S4M_MAX_PIXELS={faulty} in the environment: expected"):
             max_pixels({"S4M_MAX_PIXELS": faulty})
 
 

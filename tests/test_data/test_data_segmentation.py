@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
+from cache.segmentation import decode_counts
 from s4m_pipeline.data.findings import Problem
-from s4m_pipeline.data.segmentation import decode_counts, mask_fault
+from s4m_pipeline.data.segmentation import mask_fault
 
 HEIGHT, WIDTH = 16, 24
 SIZE = [HEIGHT, WIDTH]

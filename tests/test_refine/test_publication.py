@@ -6,7 +6,7 @@ import pytest
 from test_cache.samples import make_spec
 
 from cache.generations import begin
-from s4m_pipeline.refine.labeller import SCORE_BINS
+from cache.summary import SCORE_BINS
 from s4m_pipeline.refine.publication import _no_labels
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.atomic import write_text
+from cache.limits import MAX_PIXELS
 from s4m_pipeline.data.cityscapes.labels import (
     INSTANCE_CLASSES,
     INSTANCES_PER_LABEL,
@@ -28,7 +29,6 @@ from s4m_pipeline.data.cityscapes.layout import (
 from s4m_pipeline.data.cityscapes.polygons import draw_polygons
 from s4m_pipeline.data.findings import first_names
 from s4m_pipeline.data.images import read_header
-from s4m_pipeline.data.limits import MAX_PIXELS
 from s4m_pipeline.data.writing import mask_annotation
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.parallel import parallel_map

@@ -7,7 +7,8 @@ import typer
 
 Config = Annotated[Path, typer.Argument(help="Config of the experiment, a file of configs/.")]
 TrainedConfig = Annotated[Path, typer.Argument(help="Config that the checkpoint was trained with.")]
-Checkpoint = Annotated[Path, typer.Argument(help="Weights: .safetensors, or a training checkpoint .pth.")]
+CHECKPOINT_HELP = "Weights: .safetensors, or a training checkpoint .pth."
+Checkpoint = Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config.")
 ]

@@ -13,18 +13,19 @@ from s4m_pipeline import console
 from s4m_pipeline.layout import STUDENT, TEACHER, WEIGHTS
 from s4m_pipeline.options.experiment import Options, load_experiment
 from s4m_pipeline.options.groups import Split
-from stages.arguments import Checkpoint, Overrides, TrainedConfig, TrustCheckpoint
+from stages.arguments import CHECKPOINT_HELP, Overrides, TrainedConfig, TrustCheckpoint
 from stages.artifacts import read_run
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoData
     from s4m_pipeline.evaluation.cityscapes import CityscapesAP
     from s4m_pipeline.evaluation.mask_ap import MaskAP
+    from s4m_pipeline.evaluation.scores import Scores
 
 
 def evaluate(
     config: TrainedConfig,
-    checkpoint: Checkpoint,
+    checkpoints: Annotated[list[Path], typer.Argument(help=f"{CHECKPOINT_HELP} One or several.")],
     split: Annotated[Split, typer.Option(help="Part of the data, as the config names it.")] = "val",
     overrides: Overrides = None,
     benchmark: Annotated[
@@ -39,39 +40,47 @@ def evaluate(
             show_default="cityscapes_SPLIT beside the weights",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: of several checkpoints a list.")
+    ] = False,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
-    """Print COCO mask AP (AP, AP50, AP75, by object size, by class) of a checkpoint.
+    """Print COCO mask AP (AP, AP50, AP75, by object size, by class) of checkpoints.
 
     Results of a stage's finished weights are kept in the experiment's evaluation.json, for the report.
     """
-    if results and not benchmark:
-        raise typer.BadParameter("--results is where --benchmark writes: give both")
+    if results and (not benchmark or len(checkpoints) > 1):
+        raise typer.BadParameter("--results is where --benchmark writes, for one checkpoint: give both")
     options, parts = load_experiment(config, overrides or [])
     annotations, images = options.data.split(split)
 
     from s4m_pipeline.data.coco import load_coco
+    from s4m_pipeline.evaluation.results import conditions
 
     truth = load_coco(annotations, images)
-    scored = None
-    if benchmark:
-        scored = _Benchmark(truth, images, results or checkpoint.parent / f"cityscapes_{split}")
-    predictions = _predict(checkpoint, truth, options, parts, trust_checkpoint)
+    benchmarks = {
+        checkpoint: _Benchmark(truth, images, results or checkpoint.parent / f"cityscapes_{split}")
+        for checkpoint in (checkpoints if benchmark else [])
+    }
+    records = []
+    for checkpoint in checkpoints:
+        scores = _score(
+            _predict(checkpoint, truth, options, parts, trust_checkpoint), truth, benchmarks.get(checkpoint)
+        )
+        records.append(scores.as_record())
+        _keep({**records[-1], "conditions": conditions(annotations, parts)}, checkpoint, split)
+        if not as_json:
+            _print_tables(scores.coco, scores.cityscapes, f"{checkpoint} on {annotations}")
+            _print_merged(scores.merged_rate)
+    if as_json:
+        print(json.dumps(records if len(records) > 1 else records[0], indent=2))
 
-    from s4m_pipeline.evaluation.results import conditions
+
+def _score(predictions: list[dict[str, Any]], truth: "CocoData", benchmark: "_Benchmark | None") -> "Scores":
     from s4m_pipeline.evaluation.scores import Scores
 
     scores = Scores.of(truth, predictions)
-    if scored:
-        scores = dataclasses.replace(scores, cityscapes=scored.score(predictions))
-    record = scores.as_record()
-    _keep({**record, "conditions": conditions(annotations, parts)}, checkpoint, split)
-    if as_json:
-        print(json.dumps(record, indent=2))
-    else:
-        _print_tables(scores.coco, scores.cityscapes, f"{checkpoint} on {annotations}")
-        _print_merged(scores.merged_rate)
+    return dataclasses.replace(scores, cityscapes=benchmark.score(predictions)) if benchmark else scores
 
 
 def _predict(

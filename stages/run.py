@@ -222,13 +222,16 @@ def _plan_evaluation(experiment: Experiment) -> Plan:
 
     annotations, _ = experiment.options.data.split(experiment.split)
     now = conditions(annotations, experiment.parts)
-    commands = []
+    missing = []
     for stage in (TEACHER, STUDENT):
         weights = experiment.folder / stage / WEIGHTS
         kept = weights.exists() and kept_result(experiment.folder, experiment.split, stage, weights)
         if weights.exists() and (not kept or kept.get("conditions") != now):
-            commands.append(["evaluate", str(experiment.config), str(weights), "--split", experiment.split])
-    return Plan(f"{len(commands)} checkpoint(s) to evaluate" if commands else "done", commands)
+            missing.append(str(weights))
+    if not missing:
+        return Plan("done", [])
+    arguments = ["evaluate", str(experiment.config), *missing, "--split", experiment.split]
+    return Plan(f"{len(missing)} checkpoint(s) to evaluate", [arguments])
 
 
 def _plan_report(experiment: Experiment) -> Plan:

@@ -232,7 +232,7 @@ teacher = dict(workers=0)
 def test_evaluate__benchmark__prints_both_aps_and_leaves_the_results(
     demo_network: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate(*demo_network, benchmark="cityscapes", as_json=True)
+    evaluate(demo_network[0], [demo_network[1]], benchmark="cityscapes", as_json=True)
     report = json.loads(capsys.readouterr().out)
     official = report["cityscapes"]
     assert official.keys() == {field.name for field in dataclasses.fields(CityscapesAP)}
@@ -241,7 +241,7 @@ def test_evaluate__benchmark__prints_both_aps_and_leaves_the_results(
     assert json.loads((folder / "results.json").read_text()) == official
     assert len(list(folder.glob("*_pred.txt"))) == 10
     assert len(list((folder / "masks").iterdir())) == report["predictions"] > 0
-    evaluate(*demo_network, benchmark="cityscapes")
+    evaluate(demo_network[0], [demo_network[1]], benchmark="cityscapes")
     assert "Cityscapes AP" in capsys.readouterr().out
 
 
@@ -253,4 +253,4 @@ def test_evaluate__benchmark_of_a_split_without_annotations_fails_before_predict
     monkeypatch.setattr(predict, lambda *_: pytest.fail("predicted"))
     photos = tmp_path / "elsewhere/val"
     with pytest.raises(UserError, match="annotations that the benchmark reads are not there"):
-        evaluate(config, weights, benchmark="cityscapes", overrides=[f"data.val_images={photos}"])
+        evaluate(config, [weights], benchmark="cityscapes", overrides=[f"data.val_images={photos}"])

@@ -177,11 +177,24 @@ def test_evaluate__json_holds_every_number(
     path = tmp_path / "w.safetensors"
     write_weights(path, network.state_dict(), ("bright", "dark"))
     capsys.readouterr()
-    evaluate(tiny_config, path, split="test", overrides=None, as_json=True)
+    evaluate(tiny_config, [path], split="test", overrides=None, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found.keys() >= {"AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "backend"}
     assert found["per_class"].keys() == {"bright", "dark"}
     assert (found["images"], found["instances"], found["predictions"]) == (2, 4, 60)
+
+
+def test_evaluate__several_checkpoints_give_a_list_of_what_each_gives_alone(
+    tiny_config: Path, tmp_path: Path, network: Any, tiny_checkpoint: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "w.safetensors"
+    write_weights(path, network.state_dict(), ("bright", "dark"))
+    capsys.readouterr()
+    evaluate(tiny_config, [path, tiny_checkpoint], as_json=True)
+    both = json.loads(capsys.readouterr().out)
+    for found, checkpoint in zip(both, (path, tiny_checkpoint), strict=True):
+        evaluate(tiny_config, [checkpoint], as_json=True)
+        assert json.loads(capsys.readouterr().out) == found
 
 
 def test_evaluate__checkpoint_of_other_classes_is_refused_with_both_lists(
@@ -190,7 +203,7 @@ def test_evaluate__checkpoint_of_other_classes_is_refused_with_both_lists(
     path = tmp_path / "w.safetensors"
     write_weights(path, network.state_dict(), ("bright", "black"))
     with pytest.raises(UserError, match=r"(?s)bright, black.*bright, dark"):
-        evaluate(tiny_config, path)
+        evaluate(tiny_config, [path])
 
 
 def test_evaluate__checkpoint_of_another_network_is_refused(
@@ -199,7 +212,7 @@ def test_evaluate__checkpoint_of_another_network_is_refused(
     path = tmp_path / "w.safetensors"
     write_weights(path, network.state_dict(), ("bright", "dark"))
     with pytest.raises(UserError, match="does not fit the model of this config"):
-        evaluate(tiny_config, path, overrides=["model.panoptic_head.num_queries=4"])
+        evaluate(tiny_config, [path], overrides=["model.panoptic_head.num_queries=4"])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -211,7 +224,7 @@ def test_evaluate__unreadable_image__is_named(
     (images / "2.png").unlink()
     settings = [f"data.val_images={images}", f"teacher.workers={workers}"]
     with pytest.raises(UserError, match=rf"^{images}/2\.png: no such file"):
-        evaluate(tiny_config, tiny_checkpoint, overrides=settings)
+        evaluate(tiny_config, [tiny_checkpoint], overrides=settings)
 
 
 def test_evaluate__json_is_all_that_reaches_stdout(tiny_config: Path, tmp_path: Path, network: Any) -> None:

@@ -6,7 +6,7 @@ Commands:         make demo, or
                       --val data/demo/val.json --out data/demo/split
                   s4m run configs/demo/demo.py
 Time and memory:  10 minutes and a quarter with two threads; memory not measured
-Expected AP:      on its test scenes teacher 43.5, student 54.4; other seeds, and without SD: see README.md
+Expected AP:      on its test scenes teacher 42.9, student 52.4; other seeds, and without SD: see README.md
 """
 
 _base_ = ["../_base_/small.py", "../_base_/refine.py"]
@@ -45,7 +45,7 @@ student = dict(
     log_every=20,
     arp=dict(min_area_px=30),
 )
-model = dict(train_cfg=dict(num_points=256))
+model = dict(train_cfg=dict(num_points=1024))
 sam = dict(model="nano", encoder_batch=4, decoder_chunk=32)
 sd = dict(enabled=True, points=8)
 cache = dict(embeddings=True)

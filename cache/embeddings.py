@@ -4,8 +4,6 @@ They take 8 MiB an image at SAM 2's usual size - 25 GB for Cityscapes, 1 TB for 
 before the first byte.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from zarr.storage import LocalStore
 from cache import sealed
 from cache.atomic import atomic_folder
 from cache.errors import CacheError, DamagedError, disk_error, reading
-from cache.fingerprint import Fingerprint, check_plain, explain
+from cache.fingerprint import Fingerprint, check_plain, explain, settings_hash
 from cache.parts import refuse_newer
 from cache.schema import FORMAT, VERSION
 
@@ -31,8 +29,7 @@ _PREFIX = "embeddings-"
 
 def store_path(root: Path, fingerprint: Fingerprint) -> Path:
     """The folder of a cache's embeddings with that fingerprint: stores of two encoders lie side by side."""
-    text = json.dumps(dict(fingerprint), sort_keys=True)
-    return root / f"{_PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return root / f"{_PREFIX}{settings_hash(dict(fingerprint)).removeprefix('sha256:')[:8]}"
 
 
 def stores_without_use(root: Path, made: Sequence[Fingerprint]) -> list[Path]:

@@ -1,9 +1,11 @@
 """What made a generation: plain values, their comparison in words, and hashes of files."""
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cache.errors import CacheError, reading
 
@@ -15,6 +17,12 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file as `sha256:` and 16 hexadecimal digits: enough to tell checkpoints apart."""
     with reading(path), path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+
+def settings_hash(settings: Any) -> str:
+    """As `file_hash`, of plain values in containers: order of keys apart, any change makes it another."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def check_plain(fingerprint: Fingerprint) -> None:

@@ -2,9 +2,10 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from cache.generation import Generation
     from cache.summary import Summary
     from cache.verify import Repair, Verification
+
+Done = TypeVar("Done")
 
 app = typer.Typer(help="Inspect, check, mend, compare and import pseudo-labels.", no_args_is_help=True)
 
@@ -59,12 +62,7 @@ def verify(root: Root, generation: Number = None, as_json: Json = False) -> None
     from cache.generations import current_number
     from cache.verify import verify as verify_generation
 
-    checked, faults = {}, []
-    for known in _chosen(root, generation):
-        try:
-            checked[known] = verify_generation(known)
-        except DamagedError as damage:
-            faults.append(str(damage))
+    checked, faults = _each(_chosen(root, generation), verify_generation)
     try:
         current_number(root)
     except DamagedError as damage:
@@ -84,17 +82,11 @@ def verify(root: Root, generation: Number = None, as_json: Json = False) -> None
 @app.command()
 def repair(root: Root, generation: Number = None, as_json: Json = False) -> None:
     """Remove what is damaged, image by image; intact labels stay, and refine redoes just the others."""
-    from cache.errors import DamagedError
     from cache.verify import repair as repair_generation
     from cache.verify import restore_current
 
     restored = restore_current(root)
-    repairs, faults = {}, []
-    for known in _chosen(root, generation):
-        try:
-            repairs[known] = repair_generation(known)
-        except DamagedError as damage:
-            faults.append(str(damage))
+    repairs, faults = _each(_chosen(root, generation), repair_generation)
     if as_json:
         reports = [{"generation": known.number, **asdict(done)} for known, done in repairs.items()]
         _print_json({"current_restored": restored is not None, "faults": faults, "generations": reports})
@@ -201,6 +193,21 @@ def _standing(number: int, current: int, published_at: str | None) -> str:
     if published_at is None:
         return "incomplete since a repair" if number == current else "in progress"
     return f"{'current' if number == current else 'published'} {published_at[:16]}"
+
+
+def _each(
+    chosen: "list[Generation]", work: "Callable[[Generation], Done]"
+) -> "tuple[dict[Generation, Done], list[str]]":
+    """What work gives for each generation, and the faults of those whose description is damaged."""
+    from cache.errors import DamagedError
+
+    done, faults = {}, []
+    for generation in chosen:
+        try:
+            done[generation] = work(generation)
+        except DamagedError as damage:
+            faults.append(str(damage))
+    return done, faults
 
 
 def _teacher_option(generation: "Generation") -> str:

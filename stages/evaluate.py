@@ -62,13 +62,14 @@ def evaluate(
         checkpoint: _Benchmark(truth, images, results or checkpoint.parent / f"cityscapes_{split}")
         for checkpoint in (checkpoints if benchmark else [])
     }
+    measured_by = conditions(annotations, parts)
     records = []
     for checkpoint in checkpoints:
         scores = _score(
             _predict(checkpoint, truth, options, parts, trust_checkpoint), truth, benchmarks.get(checkpoint)
         )
         records.append(scores.as_record())
-        _keep({**records[-1], "conditions": conditions(annotations, parts)}, checkpoint, split)
+        _keep({**records[-1], "conditions": measured_by}, checkpoint, split)
         if not as_json:
             _print_tables(scores.coco, scores.cityscapes, f"{checkpoint} on {annotations}")
             _print_merged(scores.merged_rate)

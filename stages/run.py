@@ -225,9 +225,10 @@ def _plan_evaluation(experiment: Experiment) -> Plan:
     missing = []
     for stage in (TEACHER, STUDENT):
         weights = experiment.folder / stage / WEIGHTS
-        kept = weights.exists() and kept_result(experiment.folder, experiment.split, stage, weights)
-        if weights.exists() and (not kept or kept.get("conditions") != now):
-            missing.append(str(weights))
+        if weights.exists():
+            kept = kept_result(experiment.folder, experiment.split, stage, weights) or {}
+            if kept.get("conditions") != now:
+                missing.append(str(weights))
     if not missing:
         return Plan("done", [])
     arguments = ["evaluate", str(experiment.config), *missing, "--split", experiment.split]

@@ -242,7 +242,7 @@ def _say_whose_labels(labels: "Labels") -> None:
     made_by = labels.fingerprint.get("teacher")  # None: imported
     if is_main_process() and made_by and teacher.is_file() and file_hash(teacher) != made_by:
         console.progress.print(
-            f"{labels.generation.name} was not made by {teacher}, but by the average of an earlier student, "
-            "say. `s4m run` begins with the teacher's own labels.",
+            f"{labels.generation.name} was not made by {teacher} (perhaps by an earlier student). "
+            "`s4m run` begins with the teacher's own labels.",
             soft_wrap=True,
         )

@@ -1,13 +1,11 @@
 """From rows and seeds to folders: what has the same settings and data has the same folder."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.fingerprint import file_hash
+from cache.fingerprint import file_hash, settings_hash
 from s4m_pipeline.ablation.tables import Row, Table
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.split_files import LABELED, RECORD, UNLABELED, write_split
@@ -115,8 +113,7 @@ def _folder(
     for name in FREE_TO_CHANGE:
         group, _, key = name.partition(".")
         settings.get(group, {}).pop(key, None)
-    text = json.dumps([settings, contents], sort_keys=True, default=str)
-    return parent / hashlib.sha256(text.encode()).hexdigest()[:12]
+    return parent / settings_hash([settings, contents]).removeprefix("sha256:")[:12]
 
 
 def _contents(options: Options) -> dict[str, str]:

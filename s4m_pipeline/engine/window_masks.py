@@ -12,6 +12,7 @@ from mmdet.structures.mask import BaseInstanceMasks
 from torch import Tensor
 
 from cache.masks import Masks
+from s4m_pipeline.errors import UserError
 
 
 class WindowMasks(BaseInstanceMasks):
@@ -30,6 +31,9 @@ class WindowMasks(BaseInstanceMasks):
         masks: M packed masks.
         height: of the image, in pixels.
         width: likewise.
+
+    Raises:
+        UserError: by what a config's pipeline may ask for and what moves no whole rows and columns.
     """
 
     def __init__(self, masks: Masks, height: int, width: int) -> None:
@@ -65,7 +69,7 @@ class WindowMasks(BaseInstanceMasks):
     def resize(self, out_shape: Sequence[int], interpolation: str = "nearest") -> "WindowMasks":
         """To `out_shape` (height, width); only with the nearest pixel."""
         if interpolation != "nearest":
-            raise NotImplementedError(f"masks are resized with 'nearest', not {interpolation!r}")
+            _refuse(f"resized with {interpolation!r}, only with 'nearest'")
         height, width = out_shape
         # The lists are resized as images are, so that the rule of which pixel is nearest is mmcv's own.
         rows = mmcv.imresize(self._rows[:, None], (1, height), interpolation="nearest")
@@ -88,7 +92,7 @@ class WindowMasks(BaseInstanceMasks):
     def pad(self, out_shape: Sequence[int], pad_val: int = 0) -> "WindowMasks":
         """To `out_shape` (height, width), with pixels of no mask below and on the right."""
         if pad_val != 0:
-            raise NotImplementedError(f"masks are padded with 0, not {pad_val}")
+            _refuse(f"padded with {pad_val}, only with 0")
         below, right = out_shape[0] - self.height, out_shape[1] - self.width
         rows = np.pad(self._rows, (0, below), constant_values=-1)
         columns = np.pad(self._columns, (0, right), constant_values=-1)
@@ -117,7 +121,7 @@ class WindowMasks(BaseInstanceMasks):
     def get_bboxes(self, dst_type: Any = "hbox") -> HorizontalBoxes:
         """The smallest boxes around the masks, (M, 4) x0, y0, x1, y1, ends exclusive; 0 without pixels."""
         if dst_type not in ("hbox", HorizontalBoxes):
-            raise NotImplementedError(f"boxes are horizontal, not {dst_type!r}")
+            _refuse(f"given boxes of {dst_type!r}, only horizontal ones")
         return HorizontalBoxes(self.packed().boxes[:, [1, 0, 3, 2]].astype(np.float32))
 
     @property
@@ -135,28 +139,28 @@ class WindowMasks(BaseInstanceMasks):
 
     def crop_and_resize(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not supported."""
-        _refuse("crop_and_resize")
+        _refuse("cropped and resized in one")
 
     def expand(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not supported."""
-        _refuse("expand")
+        _refuse("expanded")
 
     def translate(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not supported."""
-        _refuse("translate")
+        _refuse("translated")
 
     def shear(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not supported."""
-        _refuse("shear")
+        _refuse("sheared")
 
     def rotate(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not supported."""
-        _refuse("rotate")
+        _refuse("rotated")
 
     @classmethod
     def cat(cls, masks: Any) -> NoReturn:
         """Not supported."""
-        _refuse("cat")
+        _refuse("concatenated")
 
     def _derive(
         self,
@@ -192,8 +196,8 @@ def _copy_pixels(masks: Masks, rows: npt.NDArray[np.int32], columns: npt.NDArray
     return Masks(np.concatenate(boxes), np.concatenate(bits))
 
 
-def _refuse(operation: str) -> NoReturn:
-    raise NotImplementedError(
-        f"pseudo-labels cannot {operation}: of the geometric transforms only resize, crop, flip and pad are "
-        "supported in the pipeline of the unlabelled images"
+def _refuse(done: str) -> NoReturn:
+    raise UserError(
+        f"train_pipeline: masks of pseudo-labels cannot be {done}.\nOf the geometric transforms, resize, "
+        "crop, flip and pad are supported. Take the other one out of the pipeline."
     )

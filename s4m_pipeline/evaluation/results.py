@@ -1,13 +1,12 @@
 """The file in which an experiment keeps the results of its checkpoints."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cache.atomic import write_text
-from cache.fingerprint import file_hash
+from cache.fingerprint import file_hash, settings_hash
 from s4m_pipeline.layout import EVALUATION
 
 
@@ -18,11 +17,8 @@ def conditions(annotations: Path, parts: Mapping[str, Any]) -> dict[str, str]:
         annotations: the ground truth's COCO JSON.
         parts: the whole config as plain values.
     """
-    settings = json.dumps([parts["model"], parts["test_pipeline"]], sort_keys=True, default=str)
-    return {
-        "annotations": file_hash(annotations),
-        "settings": f"sha256:{hashlib.sha256(settings.encode()).hexdigest()[:16]}",
-    }
+    settings = settings_hash([parts["model"], parts["test_pipeline"]])
+    return {"annotations": file_hash(annotations), "settings": settings}
 
 
 def keep_result(experiment: Path, split: str, stage: str, weights: Path, result: Mapping[str, Any]) -> None:

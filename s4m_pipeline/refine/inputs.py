@@ -1,8 +1,6 @@
 """Everything that refine reads and checks before the work begins."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cache.fingerprint import file_hash
+from cache.fingerprint import file_hash, settings_hash
 from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.unlabeled import UnlabeledImages, load_unlabeled
 from s4m_pipeline.engine.checkpoint import Weights, read_weights, require_classes
@@ -70,8 +68,8 @@ class RefineInputs:
         return {
             "teacher": file_hash(self.weights.path),
             "teacher precision": options.teacher.precision if on_gpu else "fp32",
-            "model": _hash(self.parts["model"]),
-            "test_pipeline": _hash(self.parts["test_pipeline"]),
+            "model": settings_hash(self.parts["model"]),
+            "test_pipeline": settings_hash(self.parts["test_pipeline"]),
             "sam": sam and sam.model,
             "sam weights": sam and f"sha256:{sam.weights_sha256[:16]}",
             "sam config": sam and f"sha256:{sam.config_sha256[:16]}",
@@ -146,8 +144,3 @@ def _load_teacher(path: Path, labelled: CocoData, trust: bool) -> Weights:
     weights = read_weights(path, trust=trust)
     require_classes(weights, tuple(labelled.class_names), str(labelled.json_path))
     return weights
-
-
-def _hash(settings: Any) -> str:
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -135,7 +135,7 @@ def test_begin__full_disk_is_refused_and_leaves_nothing(small_disk):
 
 @pytest.mark.parametrize("answers", [True, False], ids=["above", "nowhere"])
 def test_disk_error__folders_that_do_not_answer__names_path_and_free_bytes(tmp_path, monkeypatch, answers):
-    path = tmp_path / "mount/work/cache"
+    path = tmp_path / "mount/run/cache"
     stat, stale = os.stat, tmp_path / "mount" if answers else Path("/")
 
     def stat_unless_stale(name, *arguments, **options):

@@ -276,7 +276,7 @@ def _time_left(experiment: Experiment, name: str, plan: Plan, pending: bool) -> 
         return ""
     if not timed:
         return f"; {training.iterations} steps, time not known before the first ones"
-    done = 0 if plan.why.startswith("done again") else timed[-1]["step"]
+    done = 0 if plan.why.startswith(("done again", "after that")) else timed[-1]["step"]
     seconds = (training.iterations - done) * timed[-1]["seconds_per_step"]
     return f"; about {seconds / 60:.0f} minutes at the speed measured before"
 

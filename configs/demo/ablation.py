@@ -13,4 +13,4 @@ _base_ = ["demo.py"]
 model = dict(train_cfg=dict(num_points=256))
 teacher = dict(iterations=400)
 student = dict(iterations=300, init_from="teacher", burn_in=0, refresh_every=None, validate_every=300)
-sd = dict(weight=10.0)
+sd = dict(weight=10.0, points=16)

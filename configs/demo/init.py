@@ -11,6 +11,7 @@ Expected AP:      57.0 class-agnostic on its validation scenes, AP50 90.2
 _base_ = ["demo.py"]
 
 data = dict(root="data/init", test=None, test_images=None)
+sd = dict(enabled=False)  # nothing of SAM 2 goes into these weights
 teacher = dict(iterations=3000, init_from=None, validate_every=1000, checkpoint_every=250, log_every=50)
 train_pipeline = [
     dict(type="LoadRGB"),

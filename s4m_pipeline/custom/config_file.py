@@ -102,7 +102,6 @@ def _training(prepared: Prepared, sizes: Fit) -> str:
             f"    unlabeled_batch_size={min(sizes.batch_size, len(prepared.unlabeled_images))},",
             f"    burn_in={sizes.burn_in},",
             f"    refresh_every={sizes.refresh_every},",
-            f"    arp=dict(min_area_px={sizes.min_area_px}),",
             ")",
             *([] if sizes.small else ['param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0)]']),
             "",

@@ -63,8 +63,6 @@ class Fit:
     of 90,000)."""
     num_queries: int | None
     """Objects that the network can find in an image; None: as many as it has by itself are enough."""
-    min_area_px: int
-    """Smaller instances are not pasted: the released code's 3,000 pixels of 512 x 1024, at this crop."""
 
 
 def fit(sizes_px: Sequence[tuple[int, int]], num_labeled: int, most_objects: int, device: Device) -> Fit:
@@ -117,7 +115,6 @@ def _fit_cpu(short: float, long: float, num_labeled: int, most_objects: int) -> 
         refresh_every=iterations // 2,
         ema=0.99,
         num_queries=_queries(most_objects, 15),
-        min_area_px=_min_area(short_px),
     )
 
 
@@ -153,14 +150,9 @@ def _fit_gpu(
         refresh_every=iterations // 18,
         ema=round(1 - 36 / iterations, 4),
         num_queries=_queries(most_objects, 100),
-        min_area_px=_min_area(crop_px),
     )
 
 
 def _multiple(value: float, step: int) -> int:
     """The multiple of `step` nearest to `value`, at least one."""
     return max(round(value / step), 1) * step
-
-
-def _min_area(crop_px: int) -> int:
-    return 3000 * crop_px**2 // (512 * 1024)

@@ -75,7 +75,7 @@ def _in_threads(
 
 def _image_problems(image: CocoImage, max_pixels: int) -> list[tuple[Problem, str]]:
     try:
-        _, header = read_rgb(image.path, max_pixels)
+        pixels, header = read_rgb(image.path, max_pixels)
     except ImageError as error:
         plain = error.problem in (Problem.FILE_MISSING, Problem.FILE_EMPTY)
         return [(error.problem, image.file_name if plain else f"{image.file_name} ({error.detail})")]
@@ -85,7 +85,8 @@ def _image_problems(image: CocoImage, max_pixels: int) -> list[tuple[Problem, st
         problem = Problem.SIZE_UNROTATED if unrotated else Problem.SIZE_DIFFERS
         sizes = f"JSON: {given[0]} x {given[1]}, upright file: {actual[0]} x {actual[1]}"
         return [(problem, f"{image.file_name} ({sizes})")]
-    return [(Problem.EXIF_ROTATED, image.file_name)] if header.rotated else []
+    problems = {Problem.EXIF_ROTATED: header.rotated, Problem.IMAGE_DARK: pixels.max() < 64}
+    return [(problem, image.file_name) for problem, found in problems.items() if found]
 
 
 def check_validation(data: CocoData, validation: CocoData) -> Findings:

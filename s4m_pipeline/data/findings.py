@@ -44,6 +44,11 @@ class Problem(Enum):
         "images with an EXIF rotation whose size in the JSON is that before it: images are turned upright "
         "when read, so their masks must be too",
     )
+    IMAGE_DARK = (
+        "warning",
+        "images without a value above 63 of 255 as they are read: of 16-bit files the high byte is taken, so "
+        "stretch 10- to 14-bit data to 0..65535",
+    )
     EXIF_ROTATED = ("warning", "images with an EXIF rotation: their masks must fit the upright image")
 
     ANNOTATION_FAULTY = ("error", "annotations without an integer id >= 0")

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from s4m_pipeline.data.coco import parse_coco
 from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.errors import UserError
 from stages.data import app
+from tests.test_data.conftest import HEIGHT, WIDTH
 
 
 def run(*args):
@@ -49,9 +51,17 @@ def test_check_images__every_fault_is_found_and_nothing_modified(data_set):
 def test_check_images__rotation_that_fits_the_json_is_a_warning(data_set):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (16, 24)).save(data_set.image_path(0), exif=exif)
+    Image.new("RGB", (16, 24), "white").save(data_set.image_path(0), exif=exif)
     data, _ = parse_coco(data_set.write(), data_set.images)
     assert dict(check_images(data.images)) == {Problem.EXIF_ROTATED: ["a.png"]}
+
+
+def test_check_images__twelve_bit_values_in_a_16_bit_file_are_a_warning(data_set):
+    camera = np.linspace(0, 4095, WIDTH * HEIGHT).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    Image.fromarray(camera).save(data_set.image_path(0))
+    Image.fromarray(camera * 16).save(data_set.image_path(1))
+    data, _ = parse_coco(data_set.write(), data_set.images)
+    assert dict(check_images(data.images)) == {Problem.IMAGE_DARK: ["a.png"]}
 
 
 def test_check_images__limit_below_the_file_is_reported(data_set):

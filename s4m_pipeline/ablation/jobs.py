@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,12 +16,11 @@ from cache.generations import current_number
 from cache.locks import FileLock
 from s4m_pipeline.ablation.plan import Setting, Trial
 from s4m_pipeline.ablation.tables import Network
+from s4m_pipeline.children import S4M
 from s4m_pipeline.evaluation.results import kept_result
 from s4m_pipeline.layout import CACHE, EVALUATION, STUDENT, TEACHER, WEIGHTS
 
 LOG = "ablation.log"
-PROGRAM = (sys.executable, "-m", "stages")
-"""What the jobs call: `s4m`."""
 Say = Callable[[str], None]
 
 
@@ -213,7 +211,7 @@ class Workers:
             raise Stopped
         with (job.folder / LOG).open("ab") as log:
             process = subprocess.Popen(
-                [*PROGRAM, *command],
+                [*S4M, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -18,6 +18,7 @@ from cache.atomic import write_text
 from s4m_pipeline.engine.checkpoint import latest_checkpoint
 from s4m_pipeline.engine.progress import TrainingProgress
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.signals import answered
 
 
 class Interrupted(Exception):
@@ -166,12 +167,8 @@ class StopOnSignal(Hook):
 
         A second SIGTERM does nothing: `timeout` sends it to the process and to its group, which is twice.
         """
-        self.usual = {number: signal.signal(number, self._receive) for number in (SIGTERM, SIGINT)}
-        try:
+        with answered(self._receive, SIGTERM, SIGINT) as self.usual:
             yield
-        finally:
-            for number, handler in self.usual.items():
-                signal.signal(number, handler)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None

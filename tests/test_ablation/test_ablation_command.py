@@ -14,7 +14,7 @@ FAKE = Path(__file__).parent / "fake_s4m.py"
 DRIVER = f"""
 import sys
 from s4m_pipeline.ablation import jobs
-jobs.PROGRAM = (sys.executable, {str(FAKE)!r})
+jobs.S4M = (sys.executable, {str(FAKE)!r})
 from stages.cli import main
 main()
 """

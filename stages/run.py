@@ -265,7 +265,7 @@ def _foretell(experiment: Experiment, chosen: Sequence[StageName]) -> None:
 
 def _time_left(experiment: Experiment, name: str, plan: Plan, pending: bool) -> str:
     """An estimate where steps of this training were timed before."""
-    from s4m_pipeline.report.curves import read_metrics
+    from s4m_pipeline.engine.metrics import read_metrics
 
     if name not in (TEACHER, STUDENT) or not pending:
         return ""

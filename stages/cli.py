@@ -108,7 +108,7 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """Runs `s4m`; failures the user can mend become a message, all others a short traceback."""
     try:
-        build_app()()
+        build_app()(prog_name="s4m")
     except (UserError, CacheError) as error:
         console.error.print(str(error))
         sys.exit(1)

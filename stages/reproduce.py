@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from s4m_pipeline import console
+from s4m_pipeline.children import call
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.layout import STUDENT, TEACHER, WEIGHTS, experiment_folder
 from s4m_pipeline.reproduction.benchmarks import CITYSCAPES, COCO, Benchmark
@@ -14,7 +15,6 @@ from s4m_pipeline.reproduction.requirements import require_all
 from s4m_pipeline.reproduction.steps import Reproduction, experiment, preparation
 from s4m_pipeline.reproduction.table import Comparison, compare_with_paper, write_comparison
 from stages.arguments import Overrides, WorkDir
-from stages.children import call
 
 app = typer.Typer(
     help="Do an experiment of the paper, from raw files to a table of figures.", no_args_is_help=True

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from s4m_pipeline import console
+from s4m_pipeline.children import call
 from s4m_pipeline.engine.launch import find_place
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.layout import (
@@ -25,7 +26,6 @@ from s4m_pipeline.options.experiment import Options, load_experiment
 from stages import pretrain_teacher, train_student
 from stages.arguments import Config, Overrides, WorkDir
 from stages.artifacts import changes, read_run, teacher_weights
-from stages.children import call
 
 if TYPE_CHECKING:
     from s4m_pipeline.student.generations import GenerationLog
@@ -265,7 +265,7 @@ def _foretell(experiment: Experiment, chosen: Sequence[StageName]) -> None:
 
 def _time_left(experiment: Experiment, name: str, plan: Plan, pending: bool) -> str:
     """An estimate where steps of this training were timed before."""
-    from s4m_pipeline.report.curves import read_metrics
+    from s4m_pipeline.engine.metrics import read_metrics
 
     if name not in (TEACHER, STUDENT) or not pending:
         return ""

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("cache", "s4m_pipeline", "stages")
 SOURCES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 REGISTRY = Path("s4m_pipeline/registry.py")
-SHARED_BY_STAGES = {"stages.arguments", "stages.artifacts", "stages.children"}
+SHARED_BY_STAGES = {"stages.arguments", "stages.artifacts"}
 EXCEPTIONS = {
     Path("stages/__main__.py"): {"stages.cli"},
     Path("stages/reference.py"): {"stages.cli"},

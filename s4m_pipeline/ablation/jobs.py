@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,12 +16,11 @@ from cache.generations import current_number
 from cache.locks import FileLock
 from s4m_pipeline.ablation.plan import Setting, Trial
 from s4m_pipeline.ablation.tables import Network
+from s4m_pipeline.children import S4M
 from s4m_pipeline.evaluation.results import kept_result
 from s4m_pipeline.layout import CACHE, EVALUATION, STUDENT, TEACHER, WEIGHTS
 
 LOG = "ablation.log"
-PROGRAM = (sys.executable, "-m", "stages")
-"""What the jobs call: `s4m`."""
 Say = Callable[[str], None]
 
 
@@ -135,7 +133,8 @@ class Workers:
     def run(self, phases: Sequence[dict[Path, Job]]) -> None:
         """Do what is not done yet, the first job that has all it takes first.
 
-        A job that lacks the result of a failed one is left out.
+        A job that takes the result of one that is not finished (it failed, or a signal came) is left out, and
+        takes nothing: the next run begins it with the finished result.
         """
         waiting = [job for phase in phases for job in phase.values() if not job.done()]
         unfinished = {job.folder for job in waiting}
@@ -148,12 +147,26 @@ class Workers:
                     running[pool.submit(self._try, job)] = job
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     future.result()
-                    unfinished.remove(running.pop(future).folder)
+                    job = running.pop(future)
+                    if job.done():
+                        unfinished.remove(job.folder)
+                    else:
+                        waiting = self._without_heirs(job, waiting)
+
+    def _without_heirs(self, lost: Job, waiting: Sequence[Job]) -> list[Job]:
+        """The waiting jobs but for those that take from `lost`, or from one of these."""
+        folders, others = {lost.folder}, []
+        for job in waiting:
+            if not any(made.parent in folders for made in job.takes):
+                others.append(job)
+                continue
+            folders.add(job.folder)
+            if not self.received:
+                self.say(f"{job.title}: left out, without {lost.title}")
+        return others
 
     def _try(self, job: Job) -> None:
         began = time.monotonic()
-        if not all(source.exists() for source in job.takes):  # the failed job was reported
-            return
         try:
             with self._alone(job) as lock:
                 if job.done():  # by another `s4m ablation`
@@ -198,7 +211,7 @@ class Workers:
             raise Stopped
         with (job.folder / LOG).open("ab") as log:
             process = subprocess.Popen(
-                [*PROGRAM, *command],
+                [*S4M, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
@@ -16,8 +16,10 @@ from mmengine.hooks import CheckpointHook, Hook
 
 from cache.atomic import write_text
 from s4m_pipeline.engine.checkpoint import latest_checkpoint
+from s4m_pipeline.engine.metrics import read_metrics
 from s4m_pipeline.engine.progress import TrainingProgress
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.signals import answered
 
 
 class Interrupted(Exception):
@@ -144,9 +146,8 @@ class MetricsHook(Hook):
     @master_only
     def _drop_lines_after(self, step: int) -> None:
         """After a kill, metrics.jsonl may be ahead of the checkpoint, or end in half a line."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        complete = [line for line in lines if line.endswith("}")]
-        write_text(self.path, "".join(f"{line}\n" for line in complete if json.loads(line)["step"] <= step))
+        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
+        write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
 
 
 class StopOnSignal(Hook):
@@ -166,12 +167,8 @@ class StopOnSignal(Hook):
 
         A second SIGTERM does nothing: `timeout` sends it to the process and to its group, which is twice.
         """
-        self.usual = {number: signal.signal(number, self._receive) for number in (SIGTERM, SIGINT)}
-        try:
+        with answered(self._receive, SIGTERM, SIGINT) as self.usual:
             yield
-        finally:
-            for number, handler in self.usual.items():
-                signal.signal(number, handler)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -297,22 +294,6 @@ def _is_finite(model: torch.nn.Module) -> bool:
     finite = torch.tensor(int(all(bool(value.isfinite().all()) for value in model.state_dict().values())))
     all_reduce(finite, "min")
     return bool(finite)
-
-
-def last_validation(metrics: Path) -> dict[str, Any]:
-    """The latest validation recorded in a metrics.jsonl: `step`, `AP`, `AP50`, `AP75`; empty without one."""
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    found = [record for record in records if "val_AP" in record]
-    if not found:
-        return {}
-    return {key.removeprefix("val_"): value for key, value in found[-1].items() if key != "seconds"}
-
-
-def mean_over_steps(metrics: Path, names: Sequence[str]) -> dict[str, float]:
-    """Means of values of a metrics.jsonl over the whole training, without names that do not occur."""
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    values = {name: [record[name] for record in records if name in record] for name in names}
-    return {name: round(sum(found) / len(found), 4) for name, found in values.items() if found}
 
 
 def _shown(metrics: dict[str, float]) -> str:

@@ -10,6 +10,7 @@ from signal import Signals
 from typing import NamedTuple
 
 from s4m_pipeline import console
+from s4m_pipeline.children import S4M
 from s4m_pipeline.errors import UserError
 
 
@@ -132,7 +133,7 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
         max_restarts=0,
     )
     try:
-        elastic_launch(torchrun, sys.executable)("-m", "stages", *arguments)
+        elastic_launch(torchrun, S4M[0])(*S4M[1:], *arguments)
     except SignalException as received:
         return 128 + received.sigval
     except ChildFailedError as failed:

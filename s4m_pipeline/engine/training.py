@@ -22,13 +22,8 @@ from s4m_pipeline.engine.checkpoint import (
     write_weights,
 )
 from s4m_pipeline.engine.distributed import on_first_rank
-from s4m_pipeline.engine.hooks import (
-    MetricsHook,
-    RecoverFromNaN,
-    StopOnSignal,
-    last_validation,
-    mean_over_steps,
-)
+from s4m_pipeline.engine.hooks import MetricsHook, RecoverFromNaN, StopOnSignal
+from s4m_pipeline.engine.metrics import last_validation, mean_over_steps
 from s4m_pipeline.engine.progress import TrainingProgress
 from s4m_pipeline.engine.runner import QuietRunner
 from s4m_pipeline.engine.seeding import SeedEachStep

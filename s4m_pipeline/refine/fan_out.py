@@ -3,10 +3,10 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from s4m_pipeline.children import S4M
 from s4m_pipeline.signals import answered
 
 
@@ -17,9 +17,6 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     return listed.split(",")[:count] if listed else [str(index) for index in range(count)]
-
-
-S4M = (sys.executable, "-m", "stages")
 
 
 def run_shards(arguments: Sequence[str], gpus: Sequence[str], program: Sequence[str] = S4M) -> int:

@@ -33,6 +33,11 @@ ABSENT = (
     "No training runs in {folder}: it was stopped or killed, or has not begun. Waiting for it. Begin it, or "
     "go on with it, with: s4m train-student CONFIG (same --work-dir and --set)"
 )
+UNFINISHED = (
+    "Waiting for {generation.name}, which was begun by another command. If no process works on it any more, "
+    "finish it with: s4m refine CONFIG -g {generation.number} (same --work-dir, --set and --teacher as "
+    "before), or delete {generation.path}"
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ def follow(
         checkpoints: the training's folder, with files `iter_N.pth`; those before the end of the burn-in are
             passed over.
         shard: this process's share of each generation; the others' processes follow, too.
-        training: what it does at this moment; while it is absent, it is waited for, and the user is told so.
+        training: what it does at this moment. While it is absent, or another command's generation is not
+            finished, that is waited for, and the user is told so.
         stop: whether to end after the batch at hand.
 
     Returns:
@@ -73,19 +79,24 @@ def follow(
     """
     student = require_followable(inputs)
     console.progress.print(f"Following {checkpoints}", soft_wrap=True)
-    told = False
+    told = ""
     while not stop():
         state = training()  # asked first: what is written before the end is then seen
-        teacher = _next_teacher(root, checkpoints, max(student.burn_in, 1), inputs.labelled.class_names)
-        if teacher is None:
-            if state == "ended":
-                return True
-            if state == "absent" and not told:
-                console.progress.print(ABSENT.format(folder=checkpoints), soft_wrap=True)
-            told = state == "absent"
-            time.sleep(POLL_S)
-        elif not _make_generation(inputs, root, teacher, shard, stop):
-            return False
+        found = _next_teacher(root, checkpoints, max(student.burn_in, 1), inputs.labelled.class_names)
+        if isinstance(found, Teacher):
+            if not _make_generation(inputs, root, found, shard, stop):
+                return False
+            continue
+        if state == "ended":
+            return True
+        if found is not None:
+            missing = UNFINISHED.format(generation=found)
+        else:
+            missing = ABSENT.format(folder=checkpoints) if state == "absent" else ""
+        if missing not in ("", told):
+            console.progress.print(missing, soft_wrap=True)
+        told = missing
+        time.sleep(POLL_S)
     return False
 
 
@@ -126,8 +137,13 @@ def _make_generation(
     return True
 
 
-def _next_teacher(root: Path, checkpoints: Path, first_step: int, classes: list[str]) -> Teacher | None:
-    """The teacher of the generation in work, else a newer one than the last; None: there is none yet."""
+def _next_teacher(
+    root: Path, checkpoints: Path, first_step: int, classes: list[str]
+) -> Teacher | Generation | None:
+    """The teacher of the generation in work, else a newer one than the last; None: there is none yet.
+
+    A generation: it comes first, and `s4m refine` without `--follow` has begun it.
+    """
     folder = root / TEACHERS
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,8 +152,8 @@ def _next_teacher(root: Path, checkpoints: Path, first_step: int, classes: list[
             if last is not None and not _is_decided(Generation(root, last.number)):
                 return last
             known = generations(root)
-            if known and not _is_decided(known[-1]):  # somebody else makes one
-                return None
+            if known and not _is_decided(known[-1]):
+                return known[-1]
             newest = latest_checkpoint(checkpoints)
             if newest is None or step_of(newest) < max(first_step, last.step + 1 if last else 0):
                 return None

@@ -14,11 +14,12 @@ from cache.generations import generations
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.data.unlabeled import load_unlabeled
+from s4m_pipeline.engine.metrics import read_metrics
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import require_truth
 from s4m_pipeline.layout import EVALUATION, STUDENT, TEACHER
 from s4m_pipeline.options.groups import DataOptions
-from s4m_pipeline.report.curves import read_metrics, training_charts
+from s4m_pipeline.report.curves import training_charts
 from s4m_pipeline.report.gallery import Source, build_gallery, require_same_list
 from s4m_pipeline.report.generations import GenerationFacts, collect_generations, read_history
 from s4m_pipeline.report.pictures import data_uri

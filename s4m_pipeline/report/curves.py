@@ -1,11 +1,9 @@
-"""The curves of a training, from its metrics.jsonl: losses and validation AP over the steps."""
+"""The curves of a training, from its metrics: losses and validation AP over the steps."""
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 MAX_POINTS = 400
@@ -30,21 +28,6 @@ class Chart:
     title: str
     unit: str
     series: list[Series]
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; none where there is no file. A killed run may have left half a line."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
 
 
 def training_charts(records: Sequence[Mapping[str, Any]]) -> list[Chart]:

@@ -1,6 +1,7 @@
 """Stands in for `s4m run`: the same files in the same places, within milliseconds and without networks.
 
-It notes what it does in the file FAKE_JOURNAL; a stage lasts FAKE_SECONDS; the one named in FAKE_FAILS fails.
+It notes what it does in the file FAKE_JOURNAL; a stage lasts FAKE_SECONDS; the one named in FAKE_FAILS fails,
+but makes its folder before.
 The teacher with the seed FAKE_SLOW_SEED is done only after some labels were made.
 """
 
@@ -36,6 +37,7 @@ def main(words: list[str]) -> None:
         journal("begin", stage, folder)
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
         if stage == os.environ.get("FAKE_FAILS"):
+            (folder / RESULTS[stage]).parent.mkdir(exist_ok=True)
             sys.exit(f"{stage} has no heart")
         globals()[f"do_{stage}"](folder, settings)
         journal("end", stage, folder)
@@ -58,7 +60,7 @@ def do_refine(folder: Path, settings: list[str]) -> None:
 
 def do_student(folder: Path, settings: list[str]) -> None:
     assert (folder / "teacher/weights.safetensors").exists()
-    assert (folder / "cache").exists() == ("student.source=labeled" not in settings)
+    assert (folder / "cache/CURRENT.json").exists() == ("student.source=labeled" not in settings)
     assert not list((folder / "teacher").glob("*.pth"))
     write_weights(folder / "student", settings)
 

@@ -14,10 +14,11 @@ FAKE = Path(__file__).parent / "fake_s4m.py"
 DRIVER = f"""
 import sys
 from s4m_pipeline.ablation import jobs
-jobs.PROGRAM = (sys.executable, {str(FAKE)!r})
+jobs.S4M = (sys.executable, {str(FAKE)!r})
 from stages.cli import main
 main()
 """
+ONE_ROW = ("--table", "control", "--rows", "raw", "--seeds", "1")
 
 
 class Ablation:
@@ -143,6 +144,17 @@ def test_ablation__job_that_fails__shows_its_log_and_fills_the_rest(ablation):
     assert "| refined labels | - |" in (ablation.root / "control.md").read_text()
 
 
+@pytest.mark.parametrize("stage", ["teacher", "refine"])
+def test_ablation__job_that_failed_in_its_folder__is_mended_by_a_repeat(stage, ablation):
+    code, output = ablation.run(*ONE_ROW, FAKE_FAILS=stage)
+    assert code == 1
+    assert "student raw, seed 0: left out, without" in output
+    assert not list(ablation.root.glob("students/*"))
+    code, output = ablation.run(*ONE_ROW)
+    assert code == 0, output
+    assert "| the teacher's labels as they are | 28.0 |" in (ablation.root / "control.md").read_text()
+
+
 def test_ablation__one_slow_teacher__holds_up_its_own_rows_only(ablation):
     options = ("--table", "control", "--rows", "raw", "--seeds", "2", "--jobs", "2")
     code, output = ablation.run(*options, FAKE_SLOW_SEED="1")
@@ -154,9 +166,6 @@ def test_ablation__only_teachers_compared__trains_no_student(ablation):
     assert code == 0
     assert {line.split()[1] for line in ablation.events()} == {"teacher", "evaluate"}
     assert "| none | 20.0 | - | 19.0 |" in (ablation.root / "sd-target.md").read_text()
-
-
-ONE_ROW = ("--table", "control", "--rows", "raw", "--seeds", "1")
 
 
 @pytest.mark.parametrize("stage", ["teacher", "refine", "student"])

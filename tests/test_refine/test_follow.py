@@ -140,6 +140,31 @@ def test_follow__training_that_is_gone__is_missed_once_each_time(
     assert "s4m train-student CONFIG (same --work-dir and --set)" in said
 
 
+def test_follow__generation_that_another_command_left_half_made__is_named_once_and_waited_for(
+    experiment, inputs, work_dir, monkeypatch, capsys
+):
+    monkeypatch.setattr(following, "POLL_S", 0.0)
+    root = work_dir / "cache"
+    generation, answers = begin_generation(inputs, root, 2, 1), iter([False] * 4)
+    assert not label_shard_of(inputs, generation, ALL, stop=lambda: next(answers, True))
+    save_checkpoint(experiment, work_dir, 4)
+    polls = iter(range(5))
+
+    def training() -> State:
+        match next(polls):
+            case 3:
+                label(inputs, root, 2)
+            case 4:
+                return "ended"
+        return "running"
+
+    assert follow(inputs, root, work_dir / "student", ALL, training=training, stop=never)
+    said = capsys.readouterr().err
+    assert said.count("Waiting for gen-0002") == 1
+    assert "s4m refine CONFIG -g 2 (same --work-dir, --set and --teacher" in said
+    assert current_number(root) == 3
+
+
 def test_follow__checkpoint_gone_before_it_was_read__takes_the_next(
     experiment, inputs, work_dir, monkeypatch
 ):

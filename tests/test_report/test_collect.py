@@ -13,10 +13,11 @@ from cache.generation import Generation
 from cache.generations import begin
 from cache.reader import CacheReader
 from s4m_pipeline.data.unlabeled import load_unlabeled
+from s4m_pipeline.engine.metrics import read_metrics
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.refine.gate import REJECTED
 from s4m_pipeline.report.collect import DataSource
-from s4m_pipeline.report.curves import read_metrics, thinned, training_charts
+from s4m_pipeline.report.curves import thinned, training_charts
 from s4m_pipeline.report.gallery import Source, build_gallery, choose, disagreements
 from s4m_pipeline.report.generations import collect_generations
 from s4m_pipeline.report.provenance import duration_s, duration_text, provenance

@@ -31,6 +31,8 @@ def generations(root: Path) -> list[Generation]:
 def begin(root: Path, spec: GenerationSpec, number: int | None = None) -> Generation:
     """Begin a generation, or join it: every shard calls this, in any order, and the first one creates it.
 
+    One that is there keeps its number of shards, whatever is given: labels do not depend on it.
+
     Args:
         root: the cache's folder, created if need be.
         spec: what it is to hold.

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, barrier, get_dist_info
 
-from cache.generation import Generation
 from cache.sharding import ShardSpec
 from s4m_pipeline.engine.distributed import on_first_rank
 from s4m_pipeline.options.experiment import Options
 from s4m_pipeline.refine.gate import Outcome
 from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
-from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
+from s4m_pipeline.refine.session import begin_generation, label_share_of, publish_if_complete
 
 
 class RefineLabels:
@@ -46,21 +45,12 @@ class RefineLabels:
             inputs = self.inputs.with_weights(checkpoint)
         self.inputs = inputs
         rank, ranks = get_dist_info()
-        generation = Generation(self.root, number)
-        on_first_rank(lambda: _begin(inputs, generation, ranks))
-        complete = True
-        for index in range(rank, generation.spec.num_shards, ranks):
-            shard = ShardSpec(index + 1, generation.spec.num_shards)
-            complete = complete and label_shard_of(inputs, generation, shard, stop=stop)
-        if not _on_all_ranks(complete):
+        generation = on_first_rank(lambda: begin_generation(inputs, self.root, number, ranks))
+        share = ShardSpec(rank + 1, ranks)
+        if not _on_all_ranks(label_share_of(inputs, generation, share, stop=stop)):
             return None
         barrier()
         return on_first_rank(lambda: publish_if_complete(inputs, generation))
-
-
-def _begin(inputs: RefineInputs, generation: Generation, ranks: int) -> None:
-    begun = generation.spec.num_shards if generation.path.exists() else ranks
-    begin_generation(inputs, generation.root, generation.number, begun)
 
 
 def _on_all_ranks(value: bool) -> bool:

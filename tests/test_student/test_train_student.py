@@ -23,6 +23,7 @@ from cache.generation import Generation
 from cache.generations import current_number
 from cache.verify import repair
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.refine import session
 from s4m_pipeline.refine.gate import Outcome
 from s4m_pipeline.student import label_maker
 from tests.test_refine.conftest import labels_of
@@ -127,14 +128,14 @@ def test_train_student__killed_and_repeated_ends_in_the_same_place(
 def test_train_student__terminated_in_a_refresh_saves_and_goes_on_with_it(
     uninterrupted: Path, train_student: TrainStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = label_maker.label_shard_of
+    real = session.label_shard_of
 
     def label_and_signal(*arguments: Any, **options: Any) -> bool:
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments, **options)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as caught:
-        patched.setattr(label_maker, "label_shard_of", label_and_signal)
+        patched.setattr(session, "label_shard_of", label_and_signal)
         train_student("stopped")
     assert caught.value.code == 143
     assert taken(tmp_path / "stopped") == [(0, 1, "taken")]

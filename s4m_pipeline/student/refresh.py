@@ -59,12 +59,14 @@ class TakeLabels(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         step = runner.iter + 1
-        if step < runner.max_iters and self._update(runner, step):
+        if self._update(runner, step):
             self._tell_loader(runner)
             runner.train_loop.dataloader_iterator.skip_iter(step)
 
     def _update(self, runner: Any, step: int) -> bool:
         """Whether other labels are in use now."""
+        if step >= runner.max_iters:  # no step would learn from them
+            return False
         before = self.log.latest
         if self._refresh_is_due(step) and not self.log.decided_at(step):
             self._refresh(runner, step)

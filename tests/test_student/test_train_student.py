@@ -110,7 +110,9 @@ def test_train_student__finished_run_has_refreshed_its_labels_twice(uninterrupte
 
 
 @pytest.mark.parametrize(
-    "moment", ["cache/gen-0002/parts/part*", "student/iter_3.pth"], ids=["refresh", "step"]
+    "moment",
+    ["cache/gen-0002/parts/part*", "student/iter_3.pth", "student/iter_6.pth"],
+    ids=["refresh", "step", "last validation"],
 )
 def test_train_student__killed_and_repeated_ends_in_the_same_place(
     moment: str,

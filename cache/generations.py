@@ -5,7 +5,7 @@ begin -> the shards write parts -> publish -> readers take it as current, pinned
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -135,17 +135,24 @@ def retire(generation: Generation) -> None:
             remove_folder(generation.path)
 
 
-def collect_garbage(root: Path, keep: int = 1) -> list[Path]:
+def collect_garbage(root: Path, keep: int = 1, refused: Container[int] = ()) -> list[Path]:
     """Remove what is no longer needed and return what was removed.
 
-    That is: generations older than the current one but for the last `keep - 1` of them, embeddings that no
-    generation left was made with, and leftovers of killed processes. What is pinned stays. Generations that
-    are still being written are never touched.
+    That is: generations older than the current one but for the last `keep - 1` of them, those that were
+    refused, embeddings that no generation left was made with, and leftovers of killed processes. What is
+    current or pinned stays. Generations that are still being written are never touched.
+
+    Args:
+        root: the cache's folder.
+        keep: generations kept, the current one included.
+        refused: numbers of generations that nobody will publish.
     """
     removed = []
     newest = current_number(root)
-    past = [generation for generation in generations(root) if generation.number < newest]
-    for generation in past[: max(len(past) - max(keep - 1, 0), 0)]:
+    known = [generation for generation in generations(root) if generation.number != newest]
+    past = [g for g in known if g.number < newest and g.number not in refused]
+    doomed = past[: max(len(past) - max(keep - 1, 0), 0)] + [g for g in known if g.number in refused]
+    for generation in doomed:
         try:
             retire(generation)
         except LockedError:

@@ -104,7 +104,9 @@ class TakeLabels(Hook):
     def _record(self, step: int, made: int, outcome: Outcome) -> None:
         in_use = self.log.latest if outcome.word == "rejected" else made
         self.log.record(step, in_use, outcome.word, made=made, **outcome.about)
-        on_first_rank(lambda: collect_garbage(self.root, self.options.keep_generations))
+        # The last one refused stays: the user may publish it all the same.
+        refused = [entry["made"] for entry in self.log.entries[:-1] if entry["decision"] == "rejected"]
+        on_first_rank(lambda: collect_garbage(self.root, self.options.keep_generations, refused))
 
     def _tell_loader(self, runner: Any) -> None:
         runner.train_loop.dataloader.sampler.generation = self.log.latest

@@ -155,6 +155,18 @@ def test_collect_garbage__keeps_what_is_asked_written_or_new(tmp_path):
     assert kinds == ["gen", "gen", ".tmp-gen", ".tmp-PUBLISHED.json-1-abc", ".tmp-part"]
 
 
+def test_collect_garbage__refused_generations_go_and_do_not_count_as_kept(tmp_path):
+    for number in (1, 2, 3):
+        make_published(tmp_path, [1, 2], number=number)
+    for number in (4, 5):
+        begin(tmp_path, make_spec(), number=number)
+
+    removed = collect_garbage(tmp_path, keep=2, refused=[2, 3, 4])
+
+    assert [path.name for path in removed] == ["gen-0002", "gen-0004"]
+    assert [generation.number for generation in generations(tmp_path)] == [1, 3, 5]
+
+
 def make_store(root, teacher):
     path = store_path(root, {"teacher": teacher})
     EmbeddingStore.create(

@@ -161,6 +161,17 @@ def test_train_student__rejected_labels_are_not_taken(
     assert log(work)[1]["made"] == 2
 
 
+def test_train_student__labels_rejected_again_and_again_leave_the_last_ones_only(
+    train_student: TrainStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s4m_pipeline.refine.gate.judge", lambda *_: "rejected")
+    work = train_student("run", "student.iterations=5", "student.refresh_every=1")
+    assert taken(work) == [(0, 1, "taken"), *((step, 1, "rejected") for step in (2, 3, 4))]
+    assert [entry["made"] for entry in log(work)] == [1, 2, 3, 4]
+    assert all("held_out" in entry["quality"] for entry in log(work))
+    assert {path.name for path in (work / "cache").glob("gen-*")} == {"gen-0001", "gen-0004"}
+
+
 def test_train_student__labels_published_by_another_process_are_taken_after_an_epoch(
     train_student: TrainStudent, student_experiment: Path
 ) -> None:

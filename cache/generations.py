@@ -13,6 +13,7 @@ from typing import Any
 from cache import embeddings, sealed
 from cache.atomic import TEMPORARY, remove_folder
 from cache.errors import CacheError, LockedError, disk_error, reading
+from cache.fingerprint import Fingerprint
 from cache.generation import LOCK, PUBLISHED, Generation, GenerationSpec, create
 from cache.locks import FileLock
 from cache.schema import FORMAT, VERSION
@@ -26,6 +27,17 @@ def generations(root: Path) -> list[Generation]:
         names = [path.name for path in root.iterdir()] if root.is_dir() else []
     matches = (re.fullmatch(r"gen-(\d{4,})", name) for name in names)
     return sorted((Generation(root, int(match[1])) for match in matches if match), key=lambda g: g.number)
+
+
+def made_with(root: Path, fingerprint: Fingerprint) -> Generation | None:
+    """The newest generation of this fingerprint that is current or may still become so.
+
+    Raises:
+        DamagedError: if the description of a generation that has to be asked is damaged.
+    """
+    newest = current_number(root)
+    later = [generation for generation in generations(root) if generation.number >= newest]
+    return next((found for found in reversed(later) if found.spec.fingerprint == fingerprint), None)
 
 
 def begin(root: Path, spec: GenerationSpec, number: int | None = None) -> Generation:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, barrier, get_dist_info
 
+from cache.generation import Generation
+from cache.generations import generations, made_with
 from cache.sharding import ShardSpec
 from s4m_pipeline.engine.distributed import on_first_rank
 from s4m_pipeline.options.experiment import Options
@@ -33,7 +35,7 @@ class RefineLabels:
         self.root = root
         self.inputs: RefineInputs | None = None
 
-    def __call__(self, checkpoint: Path, number: int, stop: Callable[[], bool]) -> Outcome | None:
+    def __call__(self, checkpoint: Path, stop: Callable[[], bool]) -> tuple[int, Outcome] | None:
         """Label with the checkpoint's averaged weights; None if a rank was asked to stop.
 
         Raises:
@@ -45,12 +47,19 @@ class RefineLabels:
             inputs = self.inputs.with_weights(checkpoint)
         self.inputs = inputs
         rank, ranks = get_dist_info()
-        generation = on_first_rank(lambda: begin_generation(inputs, self.root, number, ranks))
+        generation = on_first_rank(lambda: _begin(inputs, self.root, ranks))
         share = ShardSpec(rank + 1, ranks)
         if not _on_all_ranks(label_share_of(inputs, generation, share, stop=stop)):
             return None
         barrier()
-        return on_first_rank(lambda: publish_if_complete(inputs, generation))
+        return generation.number, on_first_rank(lambda: publish_if_complete(inputs, generation))
+
+
+def _begin(inputs: RefineInputs, root: Path, ranks: int) -> Generation:
+    """The generation that was begun with these weights, or the next one that nobody has begun."""
+    begun = made_with(root, inputs.fingerprint())
+    number = begun.number if begun else generations(root)[-1].number + 1
+    return begin_generation(inputs, root, number, ranks)
 
 
 def _on_all_ranks(value: bool) -> bool:

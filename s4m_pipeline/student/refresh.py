@@ -19,8 +19,12 @@ from s4m_pipeline.student.generations import GenerationLog
 class LabelMaker(Protocol):
     """Labels all unlabelled images with the averaged weights of a checkpoint, and publishes them or not."""
 
-    def __call__(self, checkpoint: Path, number: int, stop: Callable[[], bool]) -> Outcome | None:
-        """Make the generation `number`, or go on with it; None if `stop` came first, on all ranks alike."""
+    def __call__(self, checkpoint: Path, stop: Callable[[], bool]) -> tuple[int, Outcome] | None:
+        """Make a generation, or go on with the one begun with this checkpoint.
+
+        Returns:
+            Its number and what became of it; None if `stop` came first, on all ranks alike.
+        """
 
 
 class TakeLabels(Hook):
@@ -79,19 +83,15 @@ class TakeLabels(Hook):
         return every is not None and step >= begin and (step - begin) % every == 0
 
     def _refresh(self, runner: Any, step: int) -> None:
-        assert self.options.refresh_every is not None
         save_now(runner, step)
         barrier()
         (stop,) = (hook for hook in runner.hooks if isinstance(hook, StopOnSignal))
         (metrics,) = (hook for hook in runner.hooks if isinstance(hook, MetricsHook))
-        earlier = (step - max(self.options.burn_in, 1)) // self.options.refresh_every
-        number = self.log.refreshes_from + earlier
         with metrics.not_training():
-            checkpoint = Path(runner.work_dir, f"iter_{step}.pth")
-            outcome = self.make(checkpoint, number, lambda: bool(stop.received))
-            if outcome is None:
+            made = self.make(Path(runner.work_dir, f"iter_{step}.pth"), lambda: bool(stop.received))
+            if made is None:
                 stop.leave()
-            self._record(step, number, outcome)
+            self._record(step, *made)
 
     def _look_for_published(self, runner: Any, step: int) -> None:
         newest = on_first_rank(lambda: current_number(self.root))

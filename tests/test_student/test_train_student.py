@@ -144,6 +144,27 @@ def test_train_student__terminated_in_a_refresh_saves_and_goes_on_with_it(
     assert_same_end(uninterrupted, train_student("stopped"))
 
 
+def test_train_student__next_generation_begun_by_somebody_else__makes_the_one_after_it(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    from stages.refine import refine
+
+    work = prepare(student_experiment, tmp_path / "run")
+    refine(
+        student_experiment / "study.py",
+        shard="1/2",
+        generation=2,
+        teacher=None,
+        preview=None,
+        overrides=["refine.min_score=0.3"],
+        work_dir=work,
+        trust_checkpoint=False,
+    )
+    start_and_kill(student_experiment, work, "cache/gen-0003/parts/part*")
+    train_student("run")
+    assert taken(work) == [(0, 1, "taken"), (2, 3, "taken"), (4, 4, "taken")]
+
+
 def test_train_student__number_of_workers_does_not_change_the_end(
     uninterrupted: Path, train_student: TrainStudent
 ) -> None:
@@ -154,7 +175,7 @@ def test_train_student__rejected_labels_are_not_taken(
     train_student: TrainStudent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        label_maker.RefineLabels, "__call__", lambda *arguments: Outcome("rejected", {"quality": {}})
+        label_maker.RefineLabels, "__call__", lambda *arguments: (2, Outcome("rejected", {"quality": {}}))
     )
     work = train_student("run", "student.iterations=3")
     assert taken(work) == [(0, 1, "taken"), (2, 1, "rejected")]

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, get_dist_info
+from mmengine.dist import all_reduce, get_dist_info
 
 from cache.generation import Generation
 from cache.generations import generations, made_with
 from cache.sharding import ShardSpec
-from s4m_pipeline.engine.distributed import on_first_rank
+from s4m_pipeline.engine.distributed import on_first_rank, wait_for_all
 from s4m_pipeline.options.experiment import Options
 from s4m_pipeline.refine.gate import Outcome
 from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
@@ -48,10 +48,10 @@ class RefineLabels:
         self.inputs = inputs
         rank, ranks = get_dist_info()
         generation = on_first_rank(lambda: _begin(inputs, self.root, ranks))
-        share = ShardSpec(rank + 1, ranks)
-        if not _on_all_ranks(label_share_of(inputs, generation, share, stop=stop)):
+        complete = label_share_of(inputs, generation, ShardSpec(rank + 1, ranks), stop=stop)
+        wait_for_all(f"labelled {generation.name}", stop)  # one may have a shard more than the others
+        if not _on_all_ranks(complete):
             return None
-        barrier()
         return generation.number, on_first_rank(lambda: publish_if_complete(inputs, generation))
 
 

@@ -68,7 +68,7 @@ class GenerationSpec:
         object.__setattr__(self, "fingerprint", dict(self.fingerprint))
 
     def differences(self, other: "GenerationSpec") -> list[str]:
-        """One line for each thing in which `other`, as given, differs from this, as stored."""
+        """One line for each thing in which labels of `other`, as given, differ from these, as stored."""
         return [
             *explain(self.fingerprint, other.fingerprint),
             *explain_list("classes", self.classes, other.classes),
@@ -76,7 +76,6 @@ class GenerationSpec:
             *explain_list(
                 "image_ids", np.asarray(self.image_ids).tolist(), np.asarray(other.image_ids).tolist()
             ),
-            *explain({"num_shards": self.num_shards}, {"num_shards": other.num_shards}),
         ]
 
 
@@ -128,6 +127,12 @@ class Generation:
         """The images to label, sorted int64."""
         return np.asarray(self.spec.image_ids)
 
+    @property
+    def shards(self) -> list[ShardSpec]:
+        """Those that it was begun with, in order."""
+        count = self.spec.num_shards
+        return [ShardSpec(index + 1, count) for index in range(count)]
+
     def part_paths(self) -> list[Path]:
         """The folders of all parts, whole or damaged, by name.
 
@@ -166,8 +171,7 @@ class Generation:
     def missing(self) -> dict[ShardSpec, NDArray[np.int64]]:
         """The images without labels, sorted int64, of each shard that lacks some."""
         absent = np.setdiff1d(self.image_ids, self.stored_ids(), assume_unique=True)
-        shards = (ShardSpec(i + 1, self.spec.num_shards) for i in range(self.spec.num_shards))
-        lacking = {shard: np.intersect1d(shard.assigned(self.image_ids), absent) for shard in shards}
+        lacking = {shard: np.intersect1d(shard.assigned(self.image_ids), absent) for shard in self.shards}
         return {shard: ids for shard, ids in lacking.items() if ids.size}
 
     def published(self) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ begin -> the shards write parts -> publish -> readers take it as current, pinned
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from cache import embeddings, sealed
 from cache.atomic import TEMPORARY, remove_folder
 from cache.errors import CacheError, LockedError, disk_error, reading
+from cache.fingerprint import Fingerprint
 from cache.generation import LOCK, PUBLISHED, Generation, GenerationSpec, create
 from cache.locks import FileLock
 from cache.schema import FORMAT, VERSION
@@ -28,8 +29,21 @@ def generations(root: Path) -> list[Generation]:
     return sorted((Generation(root, int(match[1])) for match in matches if match), key=lambda g: g.number)
 
 
+def made_with(root: Path, fingerprint: Fingerprint) -> Generation | None:
+    """The newest generation of this fingerprint that is current or may still become so.
+
+    Raises:
+        DamagedError: if the description of a generation that has to be asked is damaged.
+    """
+    newest = current_number(root)
+    later = [generation for generation in generations(root) if generation.number >= newest]
+    return next((found for found in reversed(later) if found.spec.fingerprint == fingerprint), None)
+
+
 def begin(root: Path, spec: GenerationSpec, number: int | None = None) -> Generation:
     """Begin a generation, or join it: every shard calls this, in any order, and the first one creates it.
+
+    One that is there keeps its number of shards, whatever is given: labels do not depend on it.
 
     Args:
         root: the cache's folder, created if need be.
@@ -133,17 +147,24 @@ def retire(generation: Generation) -> None:
             remove_folder(generation.path)
 
 
-def collect_garbage(root: Path, keep: int = 1) -> list[Path]:
+def collect_garbage(root: Path, keep: int = 1, refused: Container[int] = ()) -> list[Path]:
     """Remove what is no longer needed and return what was removed.
 
-    That is: generations older than the current one but for the last `keep - 1` of them, embeddings that no
-    generation left was made with, and leftovers of killed processes. What is pinned stays. Generations that
-    are still being written are never touched.
+    That is: generations older than the current one but for the last `keep - 1` of them, those that were
+    refused, embeddings that no generation left was made with, and leftovers of killed processes. What is
+    current or pinned stays. Generations that are still being written are never touched.
+
+    Args:
+        root: the cache's folder.
+        keep: generations kept, the current one included.
+        refused: numbers of generations that nobody will publish.
     """
     removed = []
     newest = current_number(root)
-    past = [generation for generation in generations(root) if generation.number < newest]
-    for generation in past[: max(len(past) - max(keep - 1, 0), 0)]:
+    known = [generation for generation in generations(root) if generation.number != newest]
+    past = [g for g in known if g.number < newest and g.number not in refused]
+    doomed = past[: max(len(past) - max(keep - 1, 0), 0)] + [g for g in known if g.number in refused]
+    for generation in doomed:
         try:
             retire(generation)
         except LockedError:

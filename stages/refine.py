@@ -95,14 +95,14 @@ def _visible_gpus() -> list[str]:
 
 
 def _label(inputs: "RefineInputs", root: Path, share: "ShardSpec | None", number: int | None) -> Path:
-    """Label a shard, or all images, and publish what is complete; returns the generation's folder."""
+    """Label a share, or all images, and publish what is complete; returns the generation's folder."""
     from cache.sharding import ShardSpec
-    from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
+    from s4m_pipeline.refine.session import begin_generation, label_share_of, publish_if_complete
 
     share = share or ShardSpec(1, 1)
     generation = begin_generation(inputs, root, number, share.count)
     if generation.published() is None:
-        _until_stopped(lambda stop: label_shard_of(inputs, generation, share, stop=stop))
+        _until_stopped(lambda stop: label_share_of(inputs, generation, share, stop=stop))
     if publish_if_complete(inputs, generation).word == "rejected":
         raise SystemExit(1)
     return generation.path

@@ -173,7 +173,7 @@ def _training(command: str, experiment: Experiment) -> list[str]:
 
 def _plan_refine(experiment: Experiment) -> Plan:
     from cache.fingerprint import explain
-    from cache.generations import current_number, generations
+    from cache.generations import current_number, generations, made_with
 
     options, root = experiment.options, experiment.folder / CACHE
     if options.student is not None and options.student.source == "labeled":
@@ -190,14 +190,10 @@ def _plan_refine(experiment: Experiment) -> Plan:
         return Plan("not done yet", [arguments])
     if options.student is not None:  # the gate compares teachers of one training; this one begins anew
         arguments += ["--set", "student.gate=off"]
-    current = current_number(root)
-    for generation in reversed(known):
-        if generation.spec.fingerprint == fingerprint:
-            published = generation.published() is not None
-            if published and generation.number == current:
-                return Plan(f"done ({generation.name})", [])
-            if not published and generation.number >= current:
-                return Plan(f"{generation.name} goes on", [[*arguments, "-g", str(generation.number)]])
+    if generation := made_with(root, fingerprint):
+        if generation.published() is not None and generation.number == current_number(root):
+            return Plan(f"done ({generation.name})", [])
+        return Plan(f"{generation.name} goes on", [[*arguments, "-g", str(generation.number)]])
     why = "because of " + "; ".join(explain(known[-1].spec.fingerprint, fingerprint)[:3])
     if log.fingerprint == fingerprint:
         why = "for the student to begin anew: what is published now was made in its training"

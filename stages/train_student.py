@@ -207,8 +207,6 @@ def _hooks(
     log: "GenerationLog",
 ) -> "list[Hook]":
     """What exchanges the labels while training; nothing in the control experiment."""
-    from cache.generations import generations
-    from s4m_pipeline.engine.distributed import on_first_rank
     from s4m_pipeline.refine.gate import Outcome
     from s4m_pipeline.student.label_maker import RefineLabels
     from s4m_pipeline.student.refresh import TakeLabels
@@ -225,7 +223,6 @@ def _hooks(
             "taken",
             made=labels.generation.number,
             fingerprint=labels.fingerprint,
-            refreshes_from=on_first_rank(lambda: generations(labels.root)[-1].number + 1),
             **Outcome.of_published(publication).about,
         )
     epoch_steps = -(-len(labels.unlabeled.images) // student.unlabeled_batch_size)

@@ -20,7 +20,7 @@ from mmengine.registry import HOOKS
 from safetensors.torch import load_file
 
 from cache.errors import CacheError
-from s4m_pipeline.engine.distributed import joined, on_first_rank
+from s4m_pipeline.engine.distributed import joined, on_first_rank, wait_for_all
 from s4m_pipeline.engine.launch import Place, find_place
 from s4m_pipeline.engine.seeding import seed_all
 from s4m_pipeline.errors import UserError
@@ -196,6 +196,28 @@ def test_two_ranks__silent_one_is_given_up_after_the_timeout() -> None:
     began = time.monotonic()
     assert exit_codes(start_two(_stop_answering), within_s=15) == [1, None]
     assert time.monotonic() - began < 30
+
+
+def _be_slow() -> None:
+    with joined(timeout_s=2):
+        if dist.get_rank() == 1:
+            time.sleep(6)
+        wait_for_all("slow", lambda: False)
+        dist.barrier()
+
+
+def test_wait_for_all__slow_rank_is_waited_for_beyond_the_timeout() -> None:
+    assert exit_codes(start_two(_be_slow)) == [0, 0]
+
+
+def _be_asked_to_stop() -> None:
+    with joined(timeout_s=2):
+        if dist.get_rank() == 0:
+            wait_for_all("never", lambda: True)
+
+
+def test_wait_for_all__asked_to_stop__waits_no_longer() -> None:
+    assert exit_codes(start_two(_be_asked_to_stop)) == [0, 0]
 
 
 def test_two_ranks__refused_run_is_refused_with_one_message(

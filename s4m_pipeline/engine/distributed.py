@@ -1,6 +1,7 @@
 """One training in several processes ("ranks"), one for each device, that begin, fail and end together."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -18,6 +19,8 @@ T = TypeVar("T")
 
 _PATIENCE = timedelta(seconds=5)
 """How long a rank that ends with an error waits for another one to do so too."""
+
+_POLL_S = 0.5
 
 
 @contextmanager
@@ -76,6 +79,22 @@ def on_first_rank(function: Callable[[], T]) -> T:
     if fault is not None:
         raise UserError(fault)
     return result
+
+
+def wait_for_all(point: str, stop: Callable[[], bool]) -> None:
+    """Wait until all ranks have come here, however long that takes, or `stop`: then a collective may follow.
+
+    Nobody is given up for being slow; that a rank died is for the launcher to notice, which ends the others.
+
+    Args:
+        point: its name; each is come to once.
+    """
+    if not dist.is_initialized():
+        return
+    store = dist.distributed_c10d._get_default_store()
+    store.add(point, 1)
+    while store.add(point, 0) < dist.get_world_size() and not stop():
+        time.sleep(_POLL_S)
 
 
 def _join(place: Place, timeout: timedelta) -> dist.Store:

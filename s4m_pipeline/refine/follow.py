@@ -1,7 +1,7 @@
 """Refresh beside a training: a process that makes a generation of each newest checkpoint of the student.
 
 The teacher of a generation is copied out of its checkpoint first, because training deletes old checkpoints;
-whoever is killed goes on with the copy. Several processes, a shard each, may follow one training.
+whoever is killed goes on with the copy. Several processes, a share each, may follow one training.
 """
 
 import time
@@ -23,7 +23,7 @@ from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.student import StudentOptions
 from s4m_pipeline.refine.gate import is_rejected
 from s4m_pipeline.refine.inputs import RefineInputs
-from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
+from s4m_pipeline.refine.session import begin_generation, label_share_of, publish_if_complete
 
 TEACHERS = "teachers"
 POLL_S = 1.0
@@ -55,7 +55,7 @@ def follow(
     inputs: RefineInputs,
     root: Path,
     checkpoints: Path,
-    shard: ShardSpec,
+    share: ShardSpec,
     *,
     training: Callable[[], State],
     stop: Callable[[], bool],
@@ -66,7 +66,7 @@ def follow(
         root: the cache's folder.
         checkpoints: the training's folder, with files `iter_N.pth`; those before the end of the burn-in are
             passed over.
-        shard: this process's share of each generation; the others' processes follow, too.
+        share: this process's share of each generation; the others' processes follow, too.
         training: what it does at this moment. While it is absent, or another command's generation is not
             finished, that is waited for, and the user is told so.
         stop: whether to end after the batch at hand.
@@ -75,7 +75,7 @@ def follow(
         False if `stop` ended it.
 
     Raises:
-        UserError: if nobody would read the labels (see `require_followable`), and as `label_shard_of`.
+        UserError: if nobody would read the labels (see `require_followable`), and as `label_share_of`.
     """
     student = require_followable(inputs)
     console.progress.print(f"Following {checkpoints}", soft_wrap=True)
@@ -84,7 +84,7 @@ def follow(
         state = training()  # asked first: what is written before the end is then seen
         found = _next_teacher(root, checkpoints, max(student.burn_in, 1), inputs.labelled.class_names)
         if isinstance(found, Teacher):
-            if not _make_generation(inputs, root, found, shard, stop):
+            if not _make_generation(inputs, root, found, share, stop):
                 return False
             continue
         if state == "ended":
@@ -121,13 +121,13 @@ def require_followable(inputs: RefineInputs) -> StudentOptions:
 
 
 def _make_generation(
-    inputs: RefineInputs, root: Path, teacher: Teacher, shard: ShardSpec, stop: Callable[[], bool]
+    inputs: RefineInputs, root: Path, teacher: Teacher, share: ShardSpec, stop: Callable[[], bool]
 ) -> bool:
     """Label this process's share, publish what is complete, wait for the other shares; False if stopped."""
     console.progress.print(f"gen-{teacher.number:04d}: labels by the average of step {teacher.step}")
     inputs = inputs.with_weights(teacher.path)
-    generation = begin_generation(inputs, root, teacher.number, shard.count)
-    if not label_shard_of(inputs, generation, shard, stop=stop):
+    generation = begin_generation(inputs, root, teacher.number, share.count)
+    if not label_share_of(inputs, generation, share, stop=stop):
         return False
     publish_if_complete(inputs, generation)
     while not _is_decided(generation):

@@ -38,8 +38,7 @@ def publish_labels(
         NoPseudoLabels: if there is not a single one, with a histogram of the teacher's scores.
         CacheError: as `publish`.
     """
-    shards = [ShardSpec(i + 1, generation.spec.num_shards) for i in range(generation.spec.num_shards)]
-    records = {shard: ShardRecord.read(generation, shard) for shard in shards}
+    records = {shard: ShardRecord.read(generation, shard) for shard in generation.shards}
     record = ShardRecord.sum(list(records.values()))
     summary = summarise(generation)
     if summary.num_instances == 0:

@@ -2,8 +2,8 @@
 
     inputs = load_inputs(options, parts, weights)
     generation = begin_generation(inputs, root, number, num_shards)
-    for each shard, in any process:  label_shard_of(inputs, generation, shard, stop=...)
-    when all are done, in any one:   publish_if_complete(inputs, generation)
+    in each of n processes:         label_share_of(inputs, generation, ShardSpec(i, n), stop=...)
+    when all are done, in any one:  publish_if_complete(inputs, generation)
 
 Each step may be repeated after a kill; what is done is not done again.
 """
@@ -62,6 +62,24 @@ def begin_generation(inputs: RefineInputs, root: Path, number: int | None, num_s
         fingerprint=inputs.fingerprint(),
     )
     return begin(root, spec, number)
+
+
+def label_share_of(
+    inputs: RefineInputs, generation: Generation, share: ShardSpec, *, stop: Callable[[], bool]
+) -> bool:
+    """Label one of `share.count` shares: every `share.count`-th shard that the generation was begun with.
+
+    Args:
+        stop: as for `label_shard_of`.
+
+    Returns:
+        Whether the share is complete; False: `stop` ended it.
+
+    Raises:
+        UserError, CacheError: as `label_shard_of`.
+    """
+    shards = generation.shards[share.index - 1 :: share.count]
+    return all(label_shard_of(inputs, generation, shard, stop=stop) for shard in shards)
 
 
 def label_shard_of(
@@ -177,18 +195,13 @@ def _unfinished(generation: Generation, held_out: CocoData | None) -> str:
     """The shards that lack labels, or figures on the validation images."""
     missing = {shard: f"{shard} ({ids.size} images)" for shard, ids in generation.missing().items()}
     if held_out is not None:
-        for shard in _shards(generation):
+        for shard in generation.shards:
             if read_share(generation, shard, held_out) is None:
                 missing.setdefault(shard, f"{shard} (validation images)")
     return ", ".join(missing.values())
 
 
 def _held_out(generation: Generation, held_out: CocoData) -> dict[str, Any]:
-    shares = [read_share(generation, shard, held_out) for shard in _shards(generation)]
+    shares = [read_share(generation, shard, held_out) for shard in generation.shards]
     tallies = sum((share for share in shares if share), ClassTallies.empty(len(held_out.categories)))
     return held_out_figures(tallies, held_out.class_names, len(held_out.images))
-
-
-def _shards(generation: Generation) -> list[ShardSpec]:
-    count = generation.spec.num_shards
-    return [ShardSpec(index + 1, count) for index in range(count)]

@@ -18,8 +18,7 @@ class GenerationLog:
     Its lines are dicts with `step`, `made` (the generation decided on), `decision` ("taken", "warned",
     "rejected"), `generation` (the one in use from that step on), and `quality` and `statistics` of the one
     decided on, which may be gone from the cache long before this line. The first one has the `fingerprint`
-    of the labels that the training began with, and `refreshes_from`, the number of its first refresh: a
-    cache may hold generations that an earlier training made and that were never published.
+    of the labels that the training began with.
 
     Args:
         path: the file; it need not exist.
@@ -39,11 +38,6 @@ class GenerationLog:
     def fingerprint(self) -> Fingerprint | None:
         """What made the labels that the training began with; None before it began."""
         return self.entries[0]["fingerprint"] if self.entries else None
-
-    @property
-    def refreshes_from(self) -> int:
-        """Number of the first generation that the training makes itself."""
-        return int(self.entries[0]["refreshes_from"])
 
     @property
     def latest(self) -> int:

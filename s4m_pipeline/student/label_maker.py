@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, get_dist_info
+from mmengine.dist import all_reduce, get_dist_info
 
 from cache.generation import Generation
+from cache.generations import generations, made_with
 from cache.sharding import ShardSpec
-from s4m_pipeline.engine.distributed import on_first_rank
+from s4m_pipeline.engine.distributed import on_first_rank, wait_for_all
 from s4m_pipeline.options.experiment import Options
 from s4m_pipeline.refine.gate import Outcome
 from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
-from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
+from s4m_pipeline.refine.session import begin_generation, label_share_of, publish_if_complete
 
 
 class RefineLabels:
@@ -34,7 +35,7 @@ class RefineLabels:
         self.root = root
         self.inputs: RefineInputs | None = None
 
-    def __call__(self, checkpoint: Path, number: int, stop: Callable[[], bool]) -> Outcome | None:
+    def __call__(self, checkpoint: Path, stop: Callable[[], bool]) -> tuple[int, Outcome] | None:
         """Label with the checkpoint's averaged weights; None if a rank was asked to stop.
 
         Raises:
@@ -46,21 +47,19 @@ class RefineLabels:
             inputs = self.inputs.with_weights(checkpoint)
         self.inputs = inputs
         rank, ranks = get_dist_info()
-        generation = Generation(self.root, number)
-        on_first_rank(lambda: _begin(inputs, generation, ranks))
-        complete = True
-        for index in range(rank, generation.spec.num_shards, ranks):
-            shard = ShardSpec(index + 1, generation.spec.num_shards)
-            complete = complete and label_shard_of(inputs, generation, shard, stop=stop)
+        generation = on_first_rank(lambda: _begin(inputs, self.root, ranks))
+        complete = label_share_of(inputs, generation, ShardSpec(rank + 1, ranks), stop=stop)
+        wait_for_all(f"labelled {generation.name}", stop)  # one may have a shard more than the others
         if not _on_all_ranks(complete):
             return None
-        barrier()
-        return on_first_rank(lambda: publish_if_complete(inputs, generation))
+        return generation.number, on_first_rank(lambda: publish_if_complete(inputs, generation))
 
 
-def _begin(inputs: RefineInputs, generation: Generation, ranks: int) -> None:
-    begun = generation.spec.num_shards if generation.path.exists() else ranks
-    begin_generation(inputs, generation.root, generation.number, begun)
+def _begin(inputs: RefineInputs, root: Path, ranks: int) -> Generation:
+    """The generation that was begun with these weights, or the next one that nobody has begun."""
+    begun = made_with(root, inputs.fingerprint())
+    number = begun.number if begun else generations(root)[-1].number + 1
+    return begin_generation(inputs, root, number, ranks)
 
 
 def _on_all_ranks(value: bool) -> bool:

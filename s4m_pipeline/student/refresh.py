@@ -19,8 +19,12 @@ from s4m_pipeline.student.generations import GenerationLog
 class LabelMaker(Protocol):
     """Labels all unlabelled images with the averaged weights of a checkpoint, and publishes them or not."""
 
-    def __call__(self, checkpoint: Path, number: int, stop: Callable[[], bool]) -> Outcome | None:
-        """Make the generation `number`, or go on with it; None if `stop` came first, on all ranks alike."""
+    def __call__(self, checkpoint: Path, stop: Callable[[], bool]) -> tuple[int, Outcome] | None:
+        """Make a generation, or go on with the one begun with this checkpoint.
+
+        Returns:
+            Its number and what became of it; None if `stop` came first, on all ranks alike.
+        """
 
 
 class TakeLabels(Hook):
@@ -59,12 +63,14 @@ class TakeLabels(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         step = runner.iter + 1
-        if step < runner.max_iters and self._update(runner, step):
+        if self._update(runner, step):
             self._tell_loader(runner)
             runner.train_loop.dataloader_iterator.skip_iter(step)
 
     def _update(self, runner: Any, step: int) -> bool:
         """Whether other labels are in use now."""
+        if step >= runner.max_iters:  # no step would learn from them
+            return False
         before = self.log.latest
         if self._refresh_is_due(step) and not self.log.decided_at(step):
             self._refresh(runner, step)
@@ -77,19 +83,15 @@ class TakeLabels(Hook):
         return every is not None and step >= begin and (step - begin) % every == 0
 
     def _refresh(self, runner: Any, step: int) -> None:
-        assert self.options.refresh_every is not None
         save_now(runner, step)
         barrier()
         (stop,) = (hook for hook in runner.hooks if isinstance(hook, StopOnSignal))
         (metrics,) = (hook for hook in runner.hooks if isinstance(hook, MetricsHook))
-        earlier = (step - max(self.options.burn_in, 1)) // self.options.refresh_every
-        number = self.log.refreshes_from + earlier
         with metrics.not_training():
-            checkpoint = Path(runner.work_dir, f"iter_{step}.pth")
-            outcome = self.make(checkpoint, number, lambda: bool(stop.received))
-            if outcome is None:
+            made = self.make(Path(runner.work_dir, f"iter_{step}.pth"), lambda: bool(stop.received))
+            if made is None:
                 stop.leave()
-            self._record(step, number, outcome)
+            self._record(step, *made)
 
     def _look_for_published(self, runner: Any, step: int) -> None:
         newest = on_first_rank(lambda: current_number(self.root))
@@ -102,7 +104,9 @@ class TakeLabels(Hook):
     def _record(self, step: int, made: int, outcome: Outcome) -> None:
         in_use = self.log.latest if outcome.word == "rejected" else made
         self.log.record(step, in_use, outcome.word, made=made, **outcome.about)
-        on_first_rank(lambda: collect_garbage(self.root, self.options.keep_generations))
+        # The last one refused stays: the user may publish it all the same.
+        refused = [entry["made"] for entry in self.log.entries[:-1] if entry["decision"] == "rejected"]
+        on_first_rank(lambda: collect_garbage(self.root, self.options.keep_generations, refused))
 
     def _tell_loader(self, runner: Any) -> None:
         runner.train_loop.dataloader.sampler.generation = self.log.latest

@@ -28,11 +28,10 @@ def test_begin__again_with_the_same_spec_joins(tmp_path):
         (make_spec(teacher="sha256:bbbb"), "teacher: stored 'sha256:aaaa', given 'sha256:bbbb'"),
         (make_spec(score_threshold=0.8), "score_threshold: stored 0.7, given 0.8"),
         (make_spec(sam="sha256:cccc"), "sam: stored nothing, given 'sha256:cccc'"),
-        (make_spec(num_shards=4), "num_shards: stored 1, given 4"),
         (make_spec(range(13)), "image_ids: stored 12 entries, given 13"),
         (make_spec([*range(11), 99]), "image_ids: entry 11 is 11 as stored, 99 as given"),
     ],
-    ids=["teacher", "threshold", "sam", "shards", "more-images", "other-image"],
+    ids=["teacher", "threshold", "sam", "more-images", "other-image"],
 )
 def test_begin__other_settings_are_refused_with_both_values(tmp_path, spec, message):
     begin(tmp_path, make_spec())
@@ -44,6 +43,15 @@ def test_begin__other_settings_are_refused_with_both_values(tmp_path, spec, mess
     assert "--generation 2" in str(error.value)
     assert generations(tmp_path) == [Generation(tmp_path, 1)]
     assert begin(tmp_path, spec, number=2).number == 2
+
+
+def test_begin__again_in_another_number_of_shards_keeps_the_first(tmp_path):
+    begin(tmp_path, make_spec(num_shards=3))
+    again = begin(tmp_path, make_spec(num_shards=2))
+
+    assert [str(shard) for shard in again.shards] == ["1/3", "2/3", "3/3"]
+    with pytest.raises(CacheError, match="divided into 3 shards"):
+        fill(again, "1/2")
 
 
 def test_spec__all_faults_come_at_once():
@@ -145,6 +153,18 @@ def test_collect_garbage__keeps_what_is_asked_written_or_new(tmp_path):
     assert [generation.number for generation in generations(tmp_path)] == [3, 4, 5]
     kinds = [path.name.split("-00")[0] for path in removed]
     assert kinds == ["gen", "gen", ".tmp-gen", ".tmp-PUBLISHED.json-1-abc", ".tmp-part"]
+
+
+def test_collect_garbage__refused_generations_go_and_do_not_count_as_kept(tmp_path):
+    for number in (1, 2, 3):
+        make_published(tmp_path, [1, 2], number=number)
+    for number in (4, 5):
+        begin(tmp_path, make_spec(), number=number)
+
+    removed = collect_garbage(tmp_path, keep=2, refused=[2, 3, 4])
+
+    assert [path.name for path in removed] == ["gen-0002", "gen-0004"]
+    assert [generation.number for generation in generations(tmp_path)] == [1, 3, 5]
 
 
 def make_store(root, teacher):

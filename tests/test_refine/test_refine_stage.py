@@ -67,12 +67,35 @@ def test_refine__everything_is_there__publishes_with_quality_and_does_nothing_ag
     assert capsys.readouterr().err.count(" to do") == 1
 
 
-def test_refine__other_threshold_or_shard_count__is_refused_with_both_values(refine):
+def test_refine__other_threshold__is_refused_with_both_values(refine):
     refine("run", "refine.prompt=none", shard="1/2")
     with pytest.raises(CacheError, match=r"min_score: stored 0.25, given 0.3(.|\n)*--generation 2"):
         refine("run", "refine.prompt=none", "refine.min_score=0.3", shard="2/2")
-    with pytest.raises(CacheError, match="num_shards: stored 2, given 3"):
-        refine("run", "refine.prompt=none", shard="2/3")
+
+
+@pytest.mark.parametrize("shares", [(None,), ("1/2", "2/2"), ("5/5", "4/5", "3/5", "2/5", "1/5")], ids=len)
+def test_refine__begun_in_other_shards__goes_on_with_those(refine, tmp_path, monkeypatch, shares):
+    """A job of three GPUs that was killed is repeated on one, on two, on five."""
+    label, calls = Labeller.label_and_fetch, iter([False, True])
+
+    def label_until_killed(labeller, photos):
+        if next(calls):
+            raise KeyboardInterrupt
+        return label(labeller, photos)
+
+    settings = (*ONE_BY_ONE, "cache.part_images=1")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Labeller, "label_and_fetch", label_until_killed)
+        refine("run", *settings, shard="2/3")
+    generation = Generation(tmp_path / "run/cache", 1)
+    assert generation.stored_ids().size == 1
+    for share in shares:
+        assert generation.published() is None
+        refine("run", *settings, shard=share)
+    assert generation.published() is not None
+    assert len(generation.shards) == 3
+    refine("quiet", *settings)
+    assert_same_labels(tmp_path / "run/cache", tmp_path / "quiet/cache")
 
 
 def test_refine__without_sam__keeps_the_masks_of_the_teacher(refine, tmp_path):

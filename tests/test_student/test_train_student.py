@@ -23,6 +23,7 @@ from cache.generation import Generation
 from cache.generations import current_number
 from cache.verify import repair
 from s4m_pipeline.errors import UserError
+from s4m_pipeline.refine import session
 from s4m_pipeline.refine.gate import Outcome
 from s4m_pipeline.student import label_maker
 from tests.test_refine.conftest import labels_of
@@ -109,7 +110,9 @@ def test_train_student__finished_run_has_refreshed_its_labels_twice(uninterrupte
 
 
 @pytest.mark.parametrize(
-    "moment", ["cache/gen-0002/parts/part*", "student/iter_3.pth"], ids=["refresh", "step"]
+    "moment",
+    ["cache/gen-0002/parts/part*", "student/iter_3.pth", "student/iter_6.pth"],
+    ids=["refresh", "step", "last validation"],
 )
 def test_train_student__killed_and_repeated_ends_in_the_same_place(
     moment: str,
@@ -127,18 +130,39 @@ def test_train_student__killed_and_repeated_ends_in_the_same_place(
 def test_train_student__terminated_in_a_refresh_saves_and_goes_on_with_it(
     uninterrupted: Path, train_student: TrainStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = label_maker.label_shard_of
+    real = session.label_shard_of
 
     def label_and_signal(*arguments: Any, **options: Any) -> bool:
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments, **options)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as caught:
-        patched.setattr(label_maker, "label_shard_of", label_and_signal)
+        patched.setattr(session, "label_shard_of", label_and_signal)
         train_student("stopped")
     assert caught.value.code == 143
     assert taken(tmp_path / "stopped") == [(0, 1, "taken")]
     assert_same_end(uninterrupted, train_student("stopped"))
+
+
+def test_train_student__next_generation_begun_by_somebody_else__makes_the_one_after_it(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    from stages.refine import refine
+
+    work = prepare(student_experiment, tmp_path / "run")
+    refine(
+        student_experiment / "study.py",
+        shard="1/2",
+        generation=2,
+        teacher=None,
+        preview=None,
+        overrides=["refine.min_score=0.3"],
+        work_dir=work,
+        trust_checkpoint=False,
+    )
+    start_and_kill(student_experiment, work, "cache/gen-0003/parts/part*")
+    train_student("run")
+    assert taken(work) == [(0, 1, "taken"), (2, 3, "taken"), (4, 4, "taken")]
 
 
 def test_train_student__number_of_workers_does_not_change_the_end(
@@ -151,11 +175,22 @@ def test_train_student__rejected_labels_are_not_taken(
     train_student: TrainStudent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        label_maker.RefineLabels, "__call__", lambda *arguments: Outcome("rejected", {"quality": {}})
+        label_maker.RefineLabels, "__call__", lambda *arguments: (2, Outcome("rejected", {"quality": {}}))
     )
     work = train_student("run", "student.iterations=3")
     assert taken(work) == [(0, 1, "taken"), (2, 1, "rejected")]
     assert log(work)[1]["made"] == 2
+
+
+def test_train_student__labels_rejected_again_and_again_leave_the_last_ones_only(
+    train_student: TrainStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s4m_pipeline.refine.gate.judge", lambda *_: "rejected")
+    work = train_student("run", "student.iterations=5", "student.refresh_every=1")
+    assert taken(work) == [(0, 1, "taken"), *((step, 1, "rejected") for step in (2, 3, 4))]
+    assert [entry["made"] for entry in log(work)] == [1, 2, 3, 4]
+    assert all("held_out" in entry["quality"] for entry in log(work))
+    assert {path.name for path in (work / "cache").glob("gen-*")} == {"gen-0001", "gen-0004"}
 
 
 def test_train_student__labels_published_by_another_process_are_taken_after_an_epoch(

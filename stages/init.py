@@ -72,7 +72,13 @@ def _write_experiment(path: Path, sources: "Sources", gpu_gb: float | None) -> N
 
     prepared = prepare(sources, path.with_suffix(""), _say)
     device = _device(gpu_gb)
-    sizes = fit(prepared.sizes_px, len(prepared.labeled.images), prepared.most_objects, device)
+    sizes = fit(
+        prepared.sizes_px,
+        len(prepared.labeled.images),
+        len(prepared.unlabeled_images),
+        prepared.most_objects,
+        device,
+    )
     write_files({**prepared.new_files, path: config_text(path, prepared, sizes, device)})
     _print_summary(path, prepared, sizes, device)
 

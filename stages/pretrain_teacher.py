@@ -30,7 +30,7 @@ def pretrain_teacher(
     from s4m_pipeline.engine.launch import launch_ranks
 
     options, parts = load_experiment(config, overrides or [])
-    launch_ranks(devices, {"teacher.batch_size": options.teacher.batch_size})
+    launch_ranks(devices, lambda ranks: _share_of_batch(options, ranks))
     folder = experiment_folder(config, work_dir) / TEACHER
     with joined(options.teacher.rank_timeout_s):
         _train(options, parts, config, folder, overwrite, allow_partial, trust_checkpoint)
@@ -128,13 +128,18 @@ def _model(
 def _dataloader(options: Options, parts: dict[str, Any], train: "CocoData") -> dict[str, Any]:
     from mmengine.dist import get_world_size
 
-    from s4m_pipeline.engine.launch import share_of_batch
     from s4m_pipeline.engine.parts import coco_dataset, train_dataloader
 
     teacher = options.teacher
     return train_dataloader(
         coco_dataset(train.json_path, train.images_root, parts["train_pipeline"]),
-        batch_size=share_of_batch("teacher.batch_size", teacher.batch_size, get_world_size()),
+        batch_size=_share_of_batch(options, get_world_size()),
         workers=teacher.workers,
         seed=teacher.seed,
     )
+
+
+def _share_of_batch(options: Options, ranks: int) -> int:
+    from s4m_pipeline.engine.launch import share_of_batch
+
+    return share_of_batch("teacher.batch_size", options.teacher.batch_size, ranks)

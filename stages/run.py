@@ -84,6 +84,8 @@ def run(
     chosen = STAGES[STAGES.index(first) : STAGES.index(last) + 1]
     if not chosen:
         raise typer.BadParameter(f"--until {last} comes before --from {first}")
+    if options.student is not None and "student" in chosen and not _lacks_images(options):
+        train_student.shares_of_batch(options.student, devices)  # rather than once the teacher is trained
     if dry_run:
         _foretell(experiment, chosen)
         return

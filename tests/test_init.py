@@ -19,6 +19,7 @@ from s4m_pipeline.data.coins import REGIONS, TILE_PX, segment_coins, write_coins
 from s4m_pipeline.engine import parts as build
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
+from s4m_pipeline.options.student import ArpOptions
 from s4m_pipeline.registry import register_all
 from stages.cli import build_app
 
@@ -204,7 +205,7 @@ SIZES = {"small": (100, 80), "photo": (4000, 3000), "panorama": (8000, 1000)}
 def test_fit__of_any_image_and_memory__is_sound(kind, memory_gb):
     device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
     for num_labeled in (1, 300, 100_000):
-        sizes = fit([SIZES[kind]], num_labeled, 8, device)
+        sizes = fit([SIZES[kind]], num_labeled, 3, 8, device)
         assert sizes.crop_px <= sizes.short_px <= sizes.long_px <= 3 * sizes.short_px
         assert sizes.short_px % 32 == sizes.long_px % 32 == sizes.crop_px % 32 == 0
         assert 1 <= sizes.batch_size <= 16
@@ -217,10 +218,20 @@ def test_fit__of_any_image_and_memory__is_sound(kind, memory_gb):
 
 
 def test_fit__with_more_memory__never_gives_less():
-    fits = [fit([SIZES["photo"]], 1000, 8, Device(memory_bytes=gb * GB)) for gb in (6, 11, 16, 48, 80, 141)]
+    sizes_gb = (6, 11, 16, 48, 80, 141)
+    fits = [fit([SIZES["photo"]], 1000, 1000, 8, Device(memory_bytes=gb * GB)) for gb in sizes_gb]
     pixels = [sizes.batch_size * sizes.crop_px**2 for sizes in fits]
     assert pixels == sorted(pixels)
     assert (fits[0].sam, fits[-1].sam) == ("facebook/sam2.1-hiera-small", "facebook/sam2.1-hiera-large")
+
+
+@pytest.mark.parametrize("memory_gb", [None, 4, 24])
+@pytest.mark.parametrize("num_unlabeled", [1, 3, 20_000])
+def test_fit__gives_arp_a_pair_of_unlabelled_images(memory_gb, num_unlabeled):
+    device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
+    sizes = fit([SIZES["photo"]], 1000, num_unlabeled, 8, device)
+    assert ArpOptions().num_pairs(sizes.unlabeled_batch_size) >= 1
+    assert sizes.unlabeled_batch_size <= max(num_unlabeled, 2)
 
 
 @pytest.mark.parametrize(

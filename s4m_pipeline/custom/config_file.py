@@ -99,7 +99,7 @@ def _training(prepared: Prepared, sizes: Fit) -> str:
             f"    iterations={sizes.student_iterations},",
             *shared,
             averaged,
-            f"    unlabeled_batch_size={min(sizes.batch_size, len(prepared.unlabeled_images))},",
+            f"    unlabeled_batch_size={sizes.unlabeled_batch_size},",
             f"    burn_in={sizes.burn_in},",
             f"    refresh_every={sizes.refresh_every},",
             ")",

@@ -52,6 +52,8 @@ class Fit:
     crop_px: int
     """Side of the square that is cut out for training."""
     batch_size: int
+    unlabeled_batch_size: int
+    """As many, but no more than there are images, and two at least: ARP exchanges objects within pairs."""
     iterations: int
     """Of the teacher."""
     student_iterations: int
@@ -65,18 +67,25 @@ class Fit:
     """Objects that the network can find in an image; None: as many as it has by itself are enough."""
 
 
-def fit(sizes_px: Sequence[tuple[int, int]], num_labeled: int, most_objects: int, device: Device) -> Fit:
+def fit(
+    sizes_px: Sequence[tuple[int, int]],
+    num_labeled: int,
+    num_unlabeled: int,
+    most_objects: int,
+    device: Device,
+) -> Fit:
     """Choose all sizes.
 
     Args:
         sizes_px: width and height of every image, or of a sample.
         num_labeled: labelled images that are trained on.
+        num_unlabeled: unlabelled images that are trained on.
         most_objects: in one image.
     """
     short, long = _median_sides(sizes_px)
     if device.memory_bytes is None:
-        return _fit_cpu(short, long, num_labeled, most_objects)
-    return _fit_gpu(short, long, num_labeled, most_objects, device, device.memory_bytes)
+        return _fit_cpu(short, long, num_labeled, num_unlabeled, most_objects)
+    return _fit_gpu(short, long, num_labeled, num_unlabeled, most_objects, device, device.memory_bytes)
 
 
 def bytes_per_image(crop_px: int) -> float:
@@ -88,13 +97,17 @@ def _median_sides(sizes_px: Sequence[tuple[int, int]]) -> tuple[float, float]:
     return median(min(size) for size in sizes_px), median(max(size) for size in sizes_px)
 
 
+def _unlabeled_batch(batch_size: int, num_unlabeled: int) -> int:
+    return max(min(batch_size, num_unlabeled), 2)
+
+
 def _queries(most_objects: int, there_are: int) -> int | None:
     """Half as many again as the fullest image has objects, in tens, if that is more than there are."""
     wanted = -(-3 * most_objects // 20) * 10
     return wanted if wanted > there_are else None
 
 
-def _fit_cpu(short: float, long: float, num_labeled: int, most_objects: int) -> Fit:
+def _fit_cpu(short: float, long: float, num_labeled: int, num_unlabeled: int, most_objects: int) -> Fit:
     """Two cores: images as small as the demo's, a few hundred steps, minutes."""
     short_px = _multiple(min(max(short, 96), 160), 32)
     iterations = min(max(50 * num_labeled // 8, 200), 400)
@@ -109,6 +122,7 @@ def _fit_cpu(short: float, long: float, num_labeled: int, most_objects: int) -> 
         long_px=_multiple(short_px * min(long / short, 3.0), 32),
         crop_px=short_px,
         batch_size=8,
+        unlabeled_batch_size=_unlabeled_batch(8, num_unlabeled),
         iterations=iterations,
         student_iterations=3 * iterations // 2,
         burn_in=iterations // 2,
@@ -119,7 +133,13 @@ def _fit_cpu(short: float, long: float, num_labeled: int, most_objects: int) -> 
 
 
 def _fit_gpu(
-    short: float, long: float, num_labeled: int, most_objects: int, device: Device, memory_bytes: int
+    short: float,
+    long: float,
+    num_labeled: int,
+    num_unlabeled: int,
+    most_objects: int,
+    device: Device,
+    memory_bytes: int,
 ) -> Fit:
     """Images near their own size, the largest crop of which two labelled and two unlabelled ones fit.
 
@@ -144,6 +164,7 @@ def _fit_gpu(
         long_px=_multiple(short_px * min(long / short, 3.0), 32),
         crop_px=crop_px,
         batch_size=batch_size,
+        unlabeled_batch_size=_unlabeled_batch(batch_size, num_unlabeled),
         iterations=iterations,
         student_iterations=iterations,
         burn_in=iterations // 6,

@@ -7,7 +7,7 @@ from s4m_pipeline import console
 from s4m_pipeline.layout import TEACHER, WEIGHTS, experiment_folder
 from s4m_pipeline.options.experiment import Options, load_experiment, settings_of
 from stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
-from stages.artifacts import RunRecord
+from stages.artifacts import RunRecord, initial_content
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoData
@@ -104,6 +104,7 @@ def what_it_depends_on(
     """Settings and contents that decide what the teacher learns, as its record keeps them."""
     train, val, sam = inputs
     contents = {"data.labeled": train.sha256, "data.val": val.sha256}
+    contents |= initial_content(options.teacher.init_from)
     groups = ["data", "teacher"]
     if sam is not None:
         contents["SAM weights"] = sam.weights_sha256

@@ -150,7 +150,7 @@ def _student_depends_on(experiment: Experiment) -> tuple[dict[str, Any], dict[st
     train, val = load_labelled(options.data)
     sam = load_configured_sam(options.sam) if options.require_student().distill else None
     return train_student.what_it_depends_on(
-        options, experiment.parts, train, val, _log(experiment).fingerprint, sam
+        options, experiment.parts, experiment.folder, train, val, _log(experiment).fingerprint, sam
     )
 
 

@@ -11,7 +11,7 @@ from s4m_pipeline.layout import CACHE, GENERATIONS, STUDENT, TEACHER, WEIGHTS, e
 from s4m_pipeline.options.experiment import Options, load_experiment, settings_of
 from s4m_pipeline.options.student import OWN_TEACHER, StudentOptions
 from stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
-from stages.artifacts import RunRecord, teacher_weights
+from stages.artifacts import RunRecord, initial_content, teacher_weights
 
 if TYPE_CHECKING:
     from mmengine.hooks import Hook
@@ -66,7 +66,7 @@ def _train(
     inputs = on_first_rank(lambda: load_inputs(options, student, experiment, overwrite))
     train, val, labels, log, sam = inputs
     began_with = log.fingerprint or (labels.fingerprint if labels else None)
-    recorded = what_it_depends_on(options, parts, train, val, began_with, sam)
+    recorded = what_it_depends_on(options, parts, experiment, train, val, began_with, sam)
     on_first_rank(
         lambda: check_start(
             folder,
@@ -161,6 +161,7 @@ def generation_log(folder: Path, *, anew: bool) -> "GenerationLog":
 def what_it_depends_on(
     options: Options,
     parts: dict[str, Any],
+    experiment: Path,
     train: "CocoData",
     val: "CocoData",
     began_with: "Fingerprint | None",
@@ -173,7 +174,9 @@ def what_it_depends_on(
             needs none.
         sam: SAM 2, if it is learnt from.
     """
+    start = options.require_student().init_from
     contents = {"data.labeled": train.sha256, "data.val": val.sha256}
+    contents |= initial_content(str(experiment / TEACHER / WEIGHTS) if start == OWN_TEACHER else start)
     contents |= {f"labels: {name}": str(value) for name, value in (began_with or {}).items()}
     groups = ["data", "sam", "refine", "student"]
     if sam is not None:

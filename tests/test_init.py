@@ -1,5 +1,6 @@
 """`s4m init`: what it writes runs, splits without leaks, fits the device, and destroys nothing."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from s4m_pipeline.data.coins import REGIONS, TILE_PX, segment_coins, write_coins
 from s4m_pipeline.engine import parts as build
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.options.student import ArpOptions
+from s4m_pipeline.options.student import ArpOptions, StudentOptions
 from s4m_pipeline.registry import register_all
 from stages.cli import build_app
 
@@ -223,6 +224,19 @@ def test_fit__with_more_memory__never_gives_less():
     pixels = [sizes.batch_size * sizes.crop_px**2 for sizes in fits]
     assert pixels == sorted(pixels)
     assert (fits[0].sam, fits[-1].sam) == ("facebook/sam2.1-hiera-small", "facebook/sam2.1-hiera-large")
+
+
+@pytest.mark.parametrize("memory_gb", [None, 4, 24])
+@pytest.mark.parametrize("num_unlabeled", [1, 300, 20_000, 1_000_000])
+def test_fit__labels_no_more_images_in_a_refresh_than_are_drawn_until_the_next(memory_gb, num_unlabeled):
+    device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
+    sizes = fit([SIZES["photo"]], 300, num_unlabeled, 8, device)
+    assert sizes.refresh_every * sizes.unlabeled_batch_size >= num_unlabeled
+    shares = dataclasses.asdict(sizes)
+    names = ("batch_size", "unlabeled_batch_size", "burn_in", "refresh_every", "ema")
+    StudentOptions(iterations=sizes.student_iterations, **{name: shares[name] for name in names})
+    if num_unlabeled == 300:  # drawn several times in the share of the training that the paper has
+        assert sizes.refresh_every == fit([SIZES["photo"]], 300, 1, 8, device).refresh_every
 
 
 @pytest.mark.parametrize("memory_gb", [None, 4, 24])

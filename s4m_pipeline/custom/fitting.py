@@ -60,6 +60,7 @@ class Fit:
     burn_in: int
     """Steps of the student with the fixed teacher's labels."""
     refresh_every: int
+    """Enough to draw every unlabelled image once, as each refresh labels them all."""
     ema: float
     """Share of the old average that a step keeps: the window is the paper's part of the training (2,500 steps
     of 90,000)."""
@@ -101,6 +102,11 @@ def _unlabeled_batch(batch_size: int, num_unlabeled: int) -> int:
     return max(min(batch_size, num_unlabeled), 2)
 
 
+def _pass_steps(num_unlabeled: int, batch_size: int) -> int:
+    """Steps that draw every unlabelled image once."""
+    return -(-num_unlabeled // _unlabeled_batch(batch_size, num_unlabeled))
+
+
 def _queries(most_objects: int, there_are: int) -> int | None:
     """Half as many again as the fullest image has objects, in tens, if that is more than there are."""
     wanted = -(-3 * most_objects // 20) * 10
@@ -126,7 +132,7 @@ def _fit_cpu(short: float, long: float, num_labeled: int, num_unlabeled: int, mo
         iterations=iterations,
         student_iterations=3 * iterations // 2,
         burn_in=iterations // 2,
-        refresh_every=iterations // 2,
+        refresh_every=max(iterations // 2, _pass_steps(num_unlabeled, 8)),
         ema=0.99,
         num_queries=_queries(most_objects, 15),
     )
@@ -143,7 +149,8 @@ def _fit_gpu(
 ) -> Fit:
     """Images near their own size, the largest crop of which two labelled and two unlabelled ones fit.
 
-    Burn-in and refresh take the paper's shares of the training (15,000 and 5,000 of 90,000 steps).
+    Burn-in and refresh take the paper's shares of the training (15,000 and 5,000 of 90,000 steps), as far as
+    the number of unlabelled images lets them.
     """
     distil = memory_bytes >= 24 * GB
     room = 0.9 * memory_bytes - _WEIGHT_BYTES - (_SAM_BYTES if distil else 0)
@@ -168,7 +175,7 @@ def _fit_gpu(
         iterations=iterations,
         student_iterations=iterations,
         burn_in=iterations // 6,
-        refresh_every=iterations // 18,
+        refresh_every=max(iterations // 18, _pass_steps(num_unlabeled, batch_size)),
         ema=round(1 - 36 / iterations, 4),
         num_queries=_queries(most_objects, 100),
     )

@@ -124,7 +124,8 @@ def _print_summary(path: Path, prepared: "Prepared", sizes: "Fit", device: "Devi
         f"{_counts(prepared)} images; for {device}: images of {sizes.long_px} x {sizes.short_px}, crops of "
         f"{sizes.crop_px} px, {sizes.batch_size} in a step, {sizes.iterations} steps"
     )
-    _say(f"Next: s4m pretrain-teacher {path}")
+    _say(f"Next: s4m doctor {path}")
+    _say(f"      s4m run {path}")
     console.result.print(str(path))
 
 

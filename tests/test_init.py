@@ -103,7 +103,10 @@ def test_init__says_what_a_machine_without_gpu_gets(photos, monkeypatch):
     assert "No GPU here" in output
     assert "--gpu-gb" in output
     assert "6 labelled, 3 validation, 3 unlabelled images" in output
-    text = (photos.out / "mine.py").read_text()
+    path = photos.out / "mine.py"
+    assert f"Next: s4m doctor {path}\n      s4m run {path}\n" in output
+    text = path.read_text()
+    assert f"Commands:         s4m run {path}, or stage by stage\n" in text
     assert "# 0 bright\n# 1 dark\n" in text
     assert "sized for a CPU" in text
 

@@ -36,7 +36,8 @@ def _header(path: Path, prepared: Prepared, device: Device) -> str:
         f'"""{path.stem}: {len(prepared.labeled.images)} labelled and {len(prepared.unlabeled_images)} '
         f"unlabelled images, {len(classes)} {'class' if len(classes) == 1 else 'classes'}.",
         "",
-        f"Commands:         s4m pretrain-teacher {_plain(path)}",
+        f"Commands:         s4m run {_plain(path)}, or stage by stage",
+        f"                  s4m pretrain-teacher {_plain(path)}",
         f"                  s4m refine {_plain(path)}",
         f"                  s4m train-student {_plain(path)}",
         f"                  s4m evaluate {_plain(path)} {weights}{test}",

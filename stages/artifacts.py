@@ -15,13 +15,17 @@ from typing import Any
 
 from cache.atomic import write_text
 from cache.errors import LockedError
+from cache.fingerprint import file_hash
 from cache.locks import FileLock
 from s4m_pipeline import console
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.layout import RUN, TEACHER, WEIGHTS
 from s4m_pipeline.options.experiment import FREE_TO_CHANGE
 
+INITIAL_WEIGHTS = "initial weights"
+"""Under this name a record keeps what their file held."""
 LOCK = "LOCK"
+_INIT_FROM = frozenset({"teacher.init_from", "student.init_from"})
 _TENSORBOARD = "log/vis_data"
 
 _PACKAGES = (
@@ -48,6 +52,13 @@ def teacher_weights(experiment: Path) -> Path:
             f"No finished teacher at {path}.\nMake it with: s4m pretrain-teacher CONFIG (same --work-dir)"
         )
     return path
+
+
+def initial_content(init_from: str | None) -> dict[str, str]:
+    """The hash of the file that a training begins with; empty if there is none, or none any more."""
+    if init_from is None or not Path(init_from).is_file():
+        return {}
+    return {INITIAL_WEIGHTS: file_hash(Path(init_from))}
 
 
 @dataclass
@@ -206,6 +217,9 @@ def _delete_outputs(folder: Path) -> None:
 def changes(run: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str, str]) -> list[str]:
     """In what a run's record differs from settings and data of now, one line each, as far as it matters.
 
+    Initial weights are compared by what their file holds; by its name where that is not known of both, as the
+    file of a training that has begun may be gone.
+
     Args:
         run: content of run.json.
         config: settings that the stage depends on.
@@ -213,10 +227,12 @@ def changes(run: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str
     """
     old = {**_flat(run["config"]), **{f"content of {k}": v for k, v in run["data"].items()}}
     new = {**_flat(_plain(config)), **{f"content of {k}": v for k, v in data.items()}}
+    known = INITIAL_WEIGHTS in run["data"] and INITIAL_WEIGHTS in data
+    free = FREE_TO_CHANGE | (_INIT_FROM if known else {f"content of {INITIAL_WEIGHTS}"})
     return [
         f"{key}: {old.get(key, 'absent')} then, {new.get(key, 'absent')} now"
         for key in sorted({*old, *new})
-        if old.get(key, "absent") != new.get(key, "absent") and key not in FREE_TO_CHANGE
+        if old.get(key, "absent") != new.get(key, "absent") and key not in free
     ]
 
 

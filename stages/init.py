@@ -72,7 +72,13 @@ def _write_experiment(path: Path, sources: "Sources", gpu_gb: float | None) -> N
 
     prepared = prepare(sources, path.with_suffix(""), _say)
     device = _device(gpu_gb)
-    sizes = fit(prepared.sizes_px, len(prepared.labeled.images), prepared.most_objects, device)
+    sizes = fit(
+        prepared.sizes_px,
+        len(prepared.labeled.images),
+        len(prepared.unlabeled_images),
+        prepared.most_objects,
+        device,
+    )
     write_files({**prepared.new_files, path: config_text(path, prepared, sizes, device)})
     _print_summary(path, prepared, sizes, device)
 
@@ -118,7 +124,8 @@ def _print_summary(path: Path, prepared: "Prepared", sizes: "Fit", device: "Devi
         f"{_counts(prepared)} images; for {device}: images of {sizes.long_px} x {sizes.short_px}, crops of "
         f"{sizes.crop_px} px, {sizes.batch_size} in a step, {sizes.iterations} steps"
     )
-    _say(f"Next: s4m pretrain-teacher {path}")
+    _say(f"Next: s4m doctor {path}")
+    _say(f"      s4m run {path}")
     console.result.print(str(path))
 
 

@@ -7,7 +7,7 @@ from s4m_pipeline import console
 from s4m_pipeline.layout import TEACHER, WEIGHTS, experiment_folder
 from s4m_pipeline.options.experiment import Options, load_experiment, settings_of
 from stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
-from stages.artifacts import RunRecord
+from stages.artifacts import RunRecord, initial_content
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoData
@@ -30,7 +30,7 @@ def pretrain_teacher(
     from s4m_pipeline.engine.launch import launch_ranks
 
     options, parts = load_experiment(config, overrides or [])
-    launch_ranks(devices, {"teacher.batch_size": options.teacher.batch_size})
+    launch_ranks(devices, lambda ranks: _share_of_batch(options, ranks))
     folder = experiment_folder(config, work_dir) / TEACHER
     with joined(options.teacher.rank_timeout_s):
         _train(options, parts, config, folder, overwrite, allow_partial, trust_checkpoint)
@@ -104,6 +104,7 @@ def what_it_depends_on(
     """Settings and contents that decide what the teacher learns, as its record keeps them."""
     train, val, sam = inputs
     contents = {"data.labeled": train.sha256, "data.val": val.sha256}
+    contents |= initial_content(options.teacher.init_from)
     groups = ["data", "teacher"]
     if sam is not None:
         contents["SAM weights"] = sam.weights_sha256
@@ -128,13 +129,18 @@ def _model(
 def _dataloader(options: Options, parts: dict[str, Any], train: "CocoData") -> dict[str, Any]:
     from mmengine.dist import get_world_size
 
-    from s4m_pipeline.engine.launch import share_of_batch
     from s4m_pipeline.engine.parts import coco_dataset, train_dataloader
 
     teacher = options.teacher
     return train_dataloader(
         coco_dataset(train.json_path, train.images_root, parts["train_pipeline"]),
-        batch_size=share_of_batch("teacher.batch_size", teacher.batch_size, get_world_size()),
+        batch_size=_share_of_batch(options, get_world_size()),
         workers=teacher.workers,
         seed=teacher.seed,
     )
+
+
+def _share_of_batch(options: Options, ranks: int) -> int:
+    from s4m_pipeline.engine.launch import share_of_batch
+
+    return share_of_batch("teacher.batch_size", options.teacher.batch_size, ranks)

@@ -84,6 +84,8 @@ def run(
     chosen = STAGES[STAGES.index(first) : STAGES.index(last) + 1]
     if not chosen:
         raise typer.BadParameter(f"--until {last} comes before --from {first}")
+    if options.student is not None and "student" in chosen and not _lacks_images(options):
+        train_student.shares_of_batch(options.student, devices)  # rather than once the teacher is trained
     if dry_run:
         _foretell(experiment, chosen)
         return
@@ -148,7 +150,7 @@ def _student_depends_on(experiment: Experiment) -> tuple[dict[str, Any], dict[st
     train, val = load_labelled(options.data)
     sam = load_configured_sam(options.sam) if options.require_student().distill else None
     return train_student.what_it_depends_on(
-        options, experiment.parts, train, val, _log(experiment).fingerprint, sam
+        options, experiment.parts, experiment.folder, train, val, _log(experiment).fingerprint, sam
     )
 
 

@@ -1,15 +1,17 @@
 """Stage 3: train the student on labels and cached pseudo-labels, refreshed by its own average."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s4m_pipeline import console
+from s4m_pipeline.errors import UserError
 from s4m_pipeline.layout import CACHE, GENERATIONS, STUDENT, TEACHER, WEIGHTS, experiment_folder
 from s4m_pipeline.options.experiment import Options, load_experiment, settings_of
 from s4m_pipeline.options.student import OWN_TEACHER, StudentOptions
 from stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
-from stages.artifacts import RunRecord, teacher_weights
+from stages.artifacts import RunRecord, initial_content, teacher_weights
 
 if TYPE_CHECKING:
     from mmengine.hooks import Hook
@@ -38,11 +40,7 @@ def train_student(
 
     options, parts = load_experiment(config, overrides or [])
     student = options.require_student()
-    batches = {
-        "student.batch_size": student.batch_size,
-        "student.unlabeled_batch_size": student.unlabeled_batch_size,
-    }
-    launch_ranks(devices, batches)
+    launch_ranks(devices, lambda ranks: shares_of_batch(student, ranks))
     experiment = experiment_folder(config, work_dir)
     if student.init_from == OWN_TEACHER:
         student = dataclasses.replace(student, init_from=str(teacher_weights(experiment)))
@@ -68,7 +66,7 @@ def _train(
     inputs = on_first_rank(lambda: load_inputs(options, student, experiment, overwrite))
     train, val, labels, log, sam = inputs
     began_with = log.fingerprint or (labels.fingerprint if labels else None)
-    recorded = what_it_depends_on(options, parts, train, val, began_with, sam)
+    recorded = what_it_depends_on(options, parts, experiment, train, val, began_with, sam)
     on_first_rank(
         lambda: check_start(
             folder,
@@ -102,6 +100,27 @@ def _train(
         record.note(device=device_name(), from_step=first_step)
         result.update(training.run(folder / WEIGHTS, omit=DISTILLATION, config=config.stem))
     console.result.print(f"{folder / WEIGHTS}")
+
+
+def shares_of_batch(student: StudentOptions, ranks: int) -> tuple[int, int]:
+    """Labelled and unlabelled images of a step on each of so many devices.
+
+    Raises:
+        UserError: if they cannot be divided, or leave ARP, which pairs images of one device, without a pair.
+    """
+    from s4m_pipeline.engine.launch import share_of_batch
+
+    labeled = share_of_batch("student.batch_size", student.batch_size, ranks)
+    unlabeled = share_of_batch("student.unlabeled_batch_size", student.unlabeled_batch_size, ranks)
+    if student.arp.fraction > 0 and student.arp.num_pairs(unlabeled) == 0:
+        raise UserError(
+            f"student.unlabeled_batch_size: {student.unlabeled_batch_size} images on {ranks} device(s) with "
+            f"student.arp.fraction={student.arp.fraction} leave ARP nothing to paste: it exchanges objects "
+            "within pairs of unlabelled images of the same device.\n"
+            f"Expected at least {math.ceil(2 / student.arp.fraction)} images on each device. "
+            "Change the batch size or the number of devices; student.arp.fraction=0 trains without ARP."
+        )
+    return labeled, unlabeled
 
 
 def load_inputs(options: Options, student: StudentOptions, experiment: Path, anew: bool) -> "StudentInputs":
@@ -142,6 +161,7 @@ def generation_log(folder: Path, *, anew: bool) -> "GenerationLog":
 def what_it_depends_on(
     options: Options,
     parts: dict[str, Any],
+    experiment: Path,
     train: "CocoData",
     val: "CocoData",
     began_with: "Fingerprint | None",
@@ -154,7 +174,9 @@ def what_it_depends_on(
             needs none.
         sam: SAM 2, if it is learnt from.
     """
+    start = options.require_student().init_from
     contents = {"data.labeled": train.sha256, "data.val": val.sha256}
+    contents |= initial_content(str(experiment / TEACHER / WEIGHTS) if start == OWN_TEACHER else start)
     contents |= {f"labels: {name}": str(value) for name, value in (began_with or {}).items()}
     groups = ["data", "sam", "refine", "student"]
     if sam is not None:
@@ -188,15 +210,9 @@ def _dataloader(
 ) -> dict[str, Any]:
     from mmengine.dist import get_world_size
 
-    from s4m_pipeline.engine.launch import share_of_batch
     from s4m_pipeline.student.build import student_dataloader
 
-    ranks = get_world_size()
-    batch_sizes = (
-        share_of_batch("student.batch_size", student.batch_size, ranks),
-        share_of_batch("student.unlabeled_batch_size", student.unlabeled_batch_size, ranks),
-    )
-    return student_dataloader(student, parts, train, labels, batch_sizes)
+    return student_dataloader(student, parts, train, labels, shares_of_batch(student, get_world_size()))
 
 
 def _hooks(

@@ -123,6 +123,38 @@ def test_distilled__variants_of_the_ablation_train(build, batch, variant):
     assert model.backbone.conv1.weight.grad.abs().sum() > 0
 
 
+def test_distilled__in_a_training_of_mixed_precision__sam_and_the_similarities_are_float32(
+    build, batch, monkeypatch
+):
+    """The rows of SAM are those of a training in float32; the network's own are float32, too."""
+    from s4m_pipeline.models import distilled
+
+    compared, loss = [], distilled.structural_loss
+    monkeypatch.setattr(distilled, "structural_loss", lambda *rows: compared.append(rows) or loss(*rows))
+    losses_of(build(**SD), batch)
+    model = build(**SD)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = losses_of(model, batch)
+    losses["loss_sd"].backward()
+
+    (_, expected), (own, found) = compared
+    assert torch.equal(found, expected)
+    assert own.dtype == torch.float32
+    torch.testing.assert_close(own.amax(dim=-1), torch.ones(own.shape[:2]))  # each point's own token
+    assert model.backbone.conv1.weight.grad.abs().sum() > 0
+    assert model.panoptic_head.pixel_decoder.mask_feature.weight.grad.abs().sum() > 0
+
+
+def test_distilled__feature_loss_in_a_training_of_mixed_precision__has_float32_features(build, batch):
+    model = build(**{**SD, "sd_target": "encoder", "sd_loss": "feature"})
+    projected = []
+    model.sd_projection.register_forward_hook(lambda module, inputs, output: projected.append(output))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses_of(model, batch)["loss_sd"].backward()
+    assert projected[0].dtype == torch.float32
+    assert model.panoptic_head.pixel_decoder.mask_feature.weight.grad.abs().sum() > 0
+
+
 @pytest.fixture(scope="module")
 def build_student(sam):
     """A function that builds the demo's network as a student with the same weights, distilled or not."""

@@ -1,5 +1,6 @@
 """`s4m init`: what it writes runs, splits without leaks, fits the device, and destroys nothing."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from s4m_pipeline.data.coins import REGIONS, TILE_PX, segment_coins, write_coins
 from s4m_pipeline.engine import parts as build
 from s4m_pipeline.errors import UserError
 from s4m_pipeline.options.experiment import load_experiment
+from s4m_pipeline.options.student import ArpOptions, StudentOptions
 from s4m_pipeline.registry import register_all
 from stages.cli import build_app
 
@@ -101,7 +103,10 @@ def test_init__says_what_a_machine_without_gpu_gets(photos, monkeypatch):
     assert "No GPU here" in output
     assert "--gpu-gb" in output
     assert "6 labelled, 3 validation, 3 unlabelled images" in output
-    text = (photos.out / "mine.py").read_text()
+    path = photos.out / "mine.py"
+    assert f"Next: s4m doctor {path}\n      s4m run {path}\n" in output
+    text = path.read_text()
+    assert f"Commands:         s4m run {path}, or stage by stage\n" in text
     assert "# 0 bright\n# 1 dark\n" in text
     assert "sized for a CPU" in text
 
@@ -204,7 +209,7 @@ SIZES = {"small": (100, 80), "photo": (4000, 3000), "panorama": (8000, 1000)}
 def test_fit__of_any_image_and_memory__is_sound(kind, memory_gb):
     device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
     for num_labeled in (1, 300, 100_000):
-        sizes = fit([SIZES[kind]], num_labeled, 8, device)
+        sizes = fit([SIZES[kind]], num_labeled, 3, 8, device)
         assert sizes.crop_px <= sizes.short_px <= sizes.long_px <= 3 * sizes.short_px
         assert sizes.short_px % 32 == sizes.long_px % 32 == sizes.crop_px % 32 == 0
         assert 1 <= sizes.batch_size <= 16
@@ -217,10 +222,33 @@ def test_fit__of_any_image_and_memory__is_sound(kind, memory_gb):
 
 
 def test_fit__with_more_memory__never_gives_less():
-    fits = [fit([SIZES["photo"]], 1000, 8, Device(memory_bytes=gb * GB)) for gb in (6, 11, 16, 48, 80, 141)]
+    sizes_gb = (6, 11, 16, 48, 80, 141)
+    fits = [fit([SIZES["photo"]], 1000, 1000, 8, Device(memory_bytes=gb * GB)) for gb in sizes_gb]
     pixels = [sizes.batch_size * sizes.crop_px**2 for sizes in fits]
     assert pixels == sorted(pixels)
     assert (fits[0].sam, fits[-1].sam) == ("facebook/sam2.1-hiera-small", "facebook/sam2.1-hiera-large")
+
+
+@pytest.mark.parametrize("memory_gb", [None, 4, 24])
+@pytest.mark.parametrize("num_unlabeled", [1, 300, 20_000, 1_000_000])
+def test_fit__labels_no_more_images_in_a_refresh_than_are_drawn_until_the_next(memory_gb, num_unlabeled):
+    device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
+    sizes = fit([SIZES["photo"]], 300, num_unlabeled, 8, device)
+    assert sizes.refresh_every * sizes.unlabeled_batch_size >= num_unlabeled
+    shares = dataclasses.asdict(sizes)
+    names = ("batch_size", "unlabeled_batch_size", "burn_in", "refresh_every", "ema")
+    StudentOptions(iterations=sizes.student_iterations, **{name: shares[name] for name in names})
+    if num_unlabeled == 300:  # drawn several times in the share of the training that the paper has
+        assert sizes.refresh_every == fit([SIZES["photo"]], 300, 1, 8, device).refresh_every
+
+
+@pytest.mark.parametrize("memory_gb", [None, 4, 24])
+@pytest.mark.parametrize("num_unlabeled", [1, 3, 20_000])
+def test_fit__gives_arp_a_pair_of_unlabelled_images(memory_gb, num_unlabeled):
+    device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
+    sizes = fit([SIZES["photo"]], 1000, num_unlabeled, 8, device)
+    assert ArpOptions().num_pairs(sizes.unlabeled_batch_size) >= 1
+    assert sizes.unlabeled_batch_size <= max(num_unlabeled, 2)
 
 
 @pytest.mark.parametrize(

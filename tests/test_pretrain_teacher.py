@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from s4m_pipeline.engine.checkpoint import load_checkpoint, write_weights
 from s4m_pipeline.errors import UserError
 from stages.pretrain_teacher import pretrain_teacher
+from stages.run import run
 
 Train = Callable[..., Path]
 
@@ -320,6 +321,47 @@ def test_pretrain_teacher__initial_weights_that_do_not_fit_are_refused_before_an
     with pytest.raises(UserError, match="none of its 1 tensors fits"):
         train("run", f"teacher.init_from={tmp_path / 'strange.pth'}", allow_partial=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_pretrain_teacher__initial_weights_are_compared_by_what_the_file_holds(
+    train: Train, tiny_config: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Of a finished training: its file is moved, replaced, put back, and deleted."""
+    file, moved = tmp_path / "start.safetensors", tmp_path / "moved.safetensors"
+    shutil.copy(tiny_checkpoint, file)
+    settings = ["teacher.iterations=1", f"teacher.init_from={file}"]
+    trained = train("run", *settings) / "weights.safetensors"
+
+    def foretold(*overrides: str) -> str:
+        capsys.readouterr()
+        run(tiny_config, "teacher", "teacher", True, [*settings, *overrides], tmp_path / "run")
+        return capsys.readouterr().out
+
+    shutil.copy(file, moved)
+    assert "teacher: done (" in foretold(f"teacher.init_from={moved}")
+    shutil.copy(trained, file)
+    assert "teacher: done again, because of content of initial weights: sha256:" in foretold()
+    shutil.copy(moved, file)
+    assert "teacher: done (" in foretold()
+    file.unlink()
+    assert "teacher: done (" in foretold()
+    for other in ("none", "torchvision://resnet50", str(tmp_path / "absent.pth")):
+        said = foretold(f"teacher.init_from={other}")
+        assert f"teacher: done again, because of teacher.init_from: {file} then" in said
+
+
+def test_pretrain_teacher__interrupted_run_whose_initial_weights_were_replaced__is_refused(
+    train: Train, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "start.safetensors"
+    shutil.copy(tiny_checkpoint, file)
+    with pytest.raises(RuntimeError), monkeypatch.context() as patched:
+        patched.setattr("s4m_pipeline.engine.runner.QuietRunner.train", _fail)
+        train("run", f"teacher.init_from={file}")
+    (tmp_path / "run/teacher/iter_2.pth").touch()
+    write_weights(file, {name: 2 * tensor for name, tensor in load_file(file).items()}, ("bright", "dark"))
+    with pytest.raises(UserError, match=r"content of initial weights: sha256:.* then, sha256:.* now"):
+        train("run", f"teacher.init_from={file}")
 
 
 def test_pretrain_teacher__allow_partial__starts_from_what_fits(

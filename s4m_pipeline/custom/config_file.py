@@ -36,7 +36,8 @@ def _header(path: Path, prepared: Prepared, device: Device) -> str:
         f'"""{path.stem}: {len(prepared.labeled.images)} labelled and {len(prepared.unlabeled_images)} '
         f"unlabelled images, {len(classes)} {'class' if len(classes) == 1 else 'classes'}.",
         "",
-        f"Commands:         s4m pretrain-teacher {_plain(path)}",
+        f"Commands:         s4m run {_plain(path)}, or stage by stage",
+        f"                  s4m pretrain-teacher {_plain(path)}",
         f"                  s4m refine {_plain(path)}",
         f"                  s4m train-student {_plain(path)}",
         f"                  s4m evaluate {_plain(path)} {weights}{test}",
@@ -99,7 +100,7 @@ def _training(prepared: Prepared, sizes: Fit) -> str:
             f"    iterations={sizes.student_iterations},",
             *shared,
             averaged,
-            f"    unlabeled_batch_size={min(sizes.batch_size, len(prepared.unlabeled_images))},",
+            f"    unlabeled_batch_size={sizes.unlabeled_batch_size},",
             f"    burn_in={sizes.burn_in},",
             f"    refresh_every={sizes.refresh_every},",
             ")",

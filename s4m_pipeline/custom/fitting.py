@@ -52,12 +52,15 @@ class Fit:
     crop_px: int
     """Side of the square that is cut out for training."""
     batch_size: int
+    unlabeled_batch_size: int
+    """As many, but no more than there are images, and two at least: ARP exchanges objects within pairs."""
     iterations: int
     """Of the teacher."""
     student_iterations: int
     burn_in: int
     """Steps of the student with the fixed teacher's labels."""
     refresh_every: int
+    """Enough to draw every unlabelled image once, as each refresh labels them all."""
     ema: float
     """Share of the old average that a step keeps: the window is the paper's part of the training (2,500 steps
     of 90,000)."""
@@ -65,18 +68,25 @@ class Fit:
     """Objects that the network can find in an image; None: as many as it has by itself are enough."""
 
 
-def fit(sizes_px: Sequence[tuple[int, int]], num_labeled: int, most_objects: int, device: Device) -> Fit:
+def fit(
+    sizes_px: Sequence[tuple[int, int]],
+    num_labeled: int,
+    num_unlabeled: int,
+    most_objects: int,
+    device: Device,
+) -> Fit:
     """Choose all sizes.
 
     Args:
         sizes_px: width and height of every image, or of a sample.
         num_labeled: labelled images that are trained on.
+        num_unlabeled: unlabelled images that are trained on.
         most_objects: in one image.
     """
     short, long = _median_sides(sizes_px)
     if device.memory_bytes is None:
-        return _fit_cpu(short, long, num_labeled, most_objects)
-    return _fit_gpu(short, long, num_labeled, most_objects, device, device.memory_bytes)
+        return _fit_cpu(short, long, num_labeled, num_unlabeled, most_objects)
+    return _fit_gpu(short, long, num_labeled, num_unlabeled, most_objects, device, device.memory_bytes)
 
 
 def bytes_per_image(crop_px: int) -> float:
@@ -88,13 +98,22 @@ def _median_sides(sizes_px: Sequence[tuple[int, int]]) -> tuple[float, float]:
     return median(min(size) for size in sizes_px), median(max(size) for size in sizes_px)
 
 
+def _unlabeled_batch(batch_size: int, num_unlabeled: int) -> int:
+    return max(min(batch_size, num_unlabeled), 2)
+
+
+def _pass_steps(num_unlabeled: int, batch_size: int) -> int:
+    """Steps that draw every unlabelled image once."""
+    return -(-num_unlabeled // _unlabeled_batch(batch_size, num_unlabeled))
+
+
 def _queries(most_objects: int, there_are: int) -> int | None:
     """Half as many again as the fullest image has objects, in tens, if that is more than there are."""
     wanted = -(-3 * most_objects // 20) * 10
     return wanted if wanted > there_are else None
 
 
-def _fit_cpu(short: float, long: float, num_labeled: int, most_objects: int) -> Fit:
+def _fit_cpu(short: float, long: float, num_labeled: int, num_unlabeled: int, most_objects: int) -> Fit:
     """Two cores: images as small as the demo's, a few hundred steps, minutes."""
     short_px = _multiple(min(max(short, 96), 160), 32)
     iterations = min(max(50 * num_labeled // 8, 200), 400)
@@ -109,21 +128,29 @@ def _fit_cpu(short: float, long: float, num_labeled: int, most_objects: int) -> 
         long_px=_multiple(short_px * min(long / short, 3.0), 32),
         crop_px=short_px,
         batch_size=8,
+        unlabeled_batch_size=_unlabeled_batch(8, num_unlabeled),
         iterations=iterations,
         student_iterations=3 * iterations // 2,
         burn_in=iterations // 2,
-        refresh_every=iterations // 2,
+        refresh_every=max(iterations // 2, _pass_steps(num_unlabeled, 8)),
         ema=0.99,
         num_queries=_queries(most_objects, 15),
     )
 
 
 def _fit_gpu(
-    short: float, long: float, num_labeled: int, most_objects: int, device: Device, memory_bytes: int
+    short: float,
+    long: float,
+    num_labeled: int,
+    num_unlabeled: int,
+    most_objects: int,
+    device: Device,
+    memory_bytes: int,
 ) -> Fit:
     """Images near their own size, the largest crop of which two labelled and two unlabelled ones fit.
 
-    Burn-in and refresh take the paper's shares of the training (15,000 and 5,000 of 90,000 steps).
+    Burn-in and refresh take the paper's shares of the training (15,000 and 5,000 of 90,000 steps), as far as
+    the number of unlabelled images lets them.
     """
     distil = memory_bytes >= 24 * GB
     room = 0.9 * memory_bytes - _WEIGHT_BYTES - (_SAM_BYTES if distil else 0)
@@ -144,10 +171,11 @@ def _fit_gpu(
         long_px=_multiple(short_px * min(long / short, 3.0), 32),
         crop_px=crop_px,
         batch_size=batch_size,
+        unlabeled_batch_size=_unlabeled_batch(batch_size, num_unlabeled),
         iterations=iterations,
         student_iterations=iterations,
         burn_in=iterations // 6,
-        refresh_every=iterations // 18,
+        refresh_every=max(iterations // 18, _pass_steps(num_unlabeled, batch_size)),
         ema=round(1 - 36 / iterations, 4),
         num_queries=_queries(most_objects, 100),
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.limits import MAX_PIXELS
-from cache.segmentation import long_polygons
+from cache.segmentation import SegmentationError, long_polygons
 from s4m_pipeline.data.findings import Findings, Problem
 from s4m_pipeline.data.root import ImageRoot
-from s4m_pipeline.data.segmentation import mask_fault
+from s4m_pipeline.data.segmentation import area_and_box, mask_fault
 from s4m_pipeline.errors import UserError
 
 _LARGEST_ID = 2**63 - 1  # ids are stored as int64
@@ -53,7 +53,8 @@ class CocoData:
     annotations: Mapping[int, list[dict[str, Any]]]
     """COCO annotations by image id, in id order; crowd regions included; images without any are absent.
 
-    Polygons of fewer than 3 points are left out of their masks.
+    Polygons of fewer than 3 points are left out of their masks; an absent `iscrowd` is 0, an absent `area` or
+    `bbox` the mask's.
     """
     usable: frozenset[int]
     """Ids of the annotations that are learnt from: no crowd, a box of at least a pixel, a mask."""
@@ -225,7 +226,8 @@ def _parse_annotations(
         elif entry["id"] in by_id:
             findings.add(Problem.ANNOTATION_ID_TWICE, entry["id"])
         else:
-            found = _annotation_problems(entry, category_ids, images)
+            entry, absent = _completed(entry, images)
+            found = [*absent, *_annotation_problems(entry, category_ids, images)]
             for problem, name in found:
                 findings.add(problem, name)
             problems = {problem for problem, _ in found}
@@ -255,24 +257,48 @@ def _counts_text(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
+def _completed(
+    entry: dict[str, Any], images: dict[int, CocoImage]
+) -> tuple[dict[str, Any], list[tuple[Problem, str]]]:
+    """An annotation with an id, with the keys that hand-made files leave out, and which ones it lacked.
+
+    Area and box stay absent where image or mask, from which they follow, are faulty.
+    """
+    absent = [problem for key, problem in _ABSENT.items() if key not in entry]
+    if not absent:
+        return entry, []
+    entry = {"iscrowd": 0, **entry}
+    image = images.get(entry["image_id"]) if _is_id(entry.get("image_id")) else None
+    if image is not None and not {"area", "bbox"} <= entry.keys():
+        try:
+            area, box = area_and_box(entry.get("segmentation"), image.height, image.width)
+            entry = {"area": area, "bbox": box, **entry}
+        except SegmentationError:
+            pass
+    return entry, [(problem, str(entry["id"])) for problem in absent]
+
+
+_ABSENT = {"bbox": Problem.BOX_ABSENT, "area": Problem.AREA_ABSENT, "iscrowd": Problem.CROWD_ABSENT}
+
+
 def _annotation_problems(
     entry: dict[str, Any], category_ids: set[int], images: dict[int, CocoImage]
 ) -> list[tuple[Problem, str]]:
-    """Problems of one annotation with an id, each with the name to report."""
+    """Problems of one annotation that `_completed` gave, each with the name to report."""
     label = str(entry["id"])
     found: list[tuple[Problem, str]] = []
     if entry["id"] == 0:
         found.append((Problem.ANNOTATION_ID_ZERO, label))
     if not _is_id(entry.get("category_id")) or entry["category_id"] not in category_ids:
         found.append((Problem.CATEGORY_UNKNOWN, f"{label} (category {entry.get('category_id')!r:.30})"))
-    if not _is_number(entry.get("area")):
+    if not _is_number(entry.get("area", 0)):
         found.append((Problem.AREA_FAULTY, label))
     if entry.get("iscrowd") not in (0, 1):
         found.append((Problem.CROWD_FAULTY, label))
     elif entry["iscrowd"]:
         found.append((Problem.CROWD, label))
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if "bbox" in entry and (not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box))):
         found.append((Problem.BOX_FAULTY, label))
         box = None
     image = images.get(entry["image_id"]) if _is_id(entry.get("image_id")) else None

@@ -62,6 +62,9 @@ class Problem(Enum):
     BOX_FAULTY = ("error", "annotations whose `bbox` is not four finite numbers [x, y, width, height]")
     AREA_FAULTY = ("error", "annotations whose `area` is not a finite number")
     CROWD_FAULTY = ("error", "annotations whose `iscrowd` is not 0 or 1")
+    BOX_ABSENT = ("warning", "annotations without `bbox`: that of the mask is taken")
+    AREA_ABSENT = ("warning", "annotations without `area`: that of the mask is taken")
+    CROWD_ABSENT = ("warning", "annotations without `iscrowd`: they are taken for single objects (0)")
     MASK_FAULTY = ("error", "annotations with a missing or malformed mask")
     MASK_PART_SHORT = (
         "warning",

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from signal import Signals
 from typing import NamedTuple
 
@@ -82,20 +82,19 @@ def share_of_batch(name: str, batch_size: int, processes: int) -> int:
     return batch_size // processes
 
 
-def launch_ranks(devices: int, batch_sizes: Mapping[str, int]) -> None:
+def launch_ranks(devices: int, share_batches: Callable[[int], object]) -> None:
     """Where several devices are asked for and no launcher has started this process: run this command in as
     many processes, and exit as they do. Else nothing.
 
     Args:
-        batch_sizes: by their keys in the config; each is shared out among the processes.
+        share_batches: shares the training's batches out among so many processes, or refuses to.
 
     Raises:
-        UserError: if a batch cannot be divided, or there are GPUs, but fewer than `devices`.
+        UserError: as `share_batches`, or if there are GPUs, but fewer than `devices`.
         SystemExit: with the exit code of all.
     """
     place = find_place()
-    for name, batch_size in batch_sizes.items():
-        share_of_batch(name, batch_size, place.world_size if place else devices)
+    share_batches(place.world_size if place else devices)
     if place is None and devices > 1:
         raise SystemExit(launch(devices, sys.argv[1:]))
 

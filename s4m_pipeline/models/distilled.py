@@ -99,11 +99,13 @@ class DistilledMask2Former(InstanceMask2Former):
         samples = [batch_data_samples[i] for i in chosen]
         sizes: list[tuple[int, int]] = [tuple(sample.img_shape[:2]) for sample in samples]
         padded = (batch_inputs.shape[-2], batch_inputs.shape[-1])
-        began = _now(batch_inputs.device)
-        target = self._sam_target(self._clean_images(batch_inputs[chosen], sizes), samples)
-        losses["sam_seconds"] = torch.tensor(_now(batch_inputs.device) - began)
-        embedding_BCL = resample_to_grid(taken[0][chosen], sizes, padded, target.grid_hw)
-        losses["loss_sd"] = self.sd_weight * self._distance(embedding_BCL, target)
+        # SAM chooses its own precision, and similarities are float32, whatever the training computes in.
+        with torch.autocast(batch_inputs.device.type, enabled=False):
+            began = _now(batch_inputs.device)
+            target = self._sam_target(self._clean_images(batch_inputs[chosen], sizes), samples)
+            losses["sam_seconds"] = torch.tensor(_now(batch_inputs.device) - began)
+            embedding_BChw = resample_to_grid(taken[0][chosen], sizes, padded, target.grid_hw)
+            losses["loss_sd"] = self.sd_weight * self._distance(embedding_BChw, target)
         return losses
 
     def _sam_target(self, images: list[Tensor], samples: SampleList) -> "_Target":

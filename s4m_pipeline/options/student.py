@@ -31,6 +31,11 @@ class ArpOptions:
             faults.append(f"scale_range: {self.scale_range} given, two rising numbers above 0 expected")
         refuse(faults)
 
+    def num_pairs(self, num_images: int) -> int:
+        """Pairs among so many unlabelled images, which are those of a step on one device."""
+        # A little more than rounding error, so that 0.58 of 100 images are 58.
+        return int(self.fraction * num_images / 2 + 1e-6)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PhotometricOptions:

@@ -109,8 +109,7 @@ def draw_placements(batch: LabelledImages, options: ArpOptions) -> list[Placemen
     options and the images: what follows in the generator does not depend on them but for `fraction`.
     """
     num_images = len(batch.sizes_hw)
-    # A little more than rounding error, so that 0.58 of 100 images are 58.
-    num_pairs = int(options.fraction * num_images / 2 + 1e-6)
+    num_pairs = options.num_pairs(num_images)
     order = torch.randperm(num_images, device="cpu")[: 2 * num_pairs].tolist()
     uniforms = torch.rand(2 * num_pairs, 3, device="cpu").tolist()
     partners = order[num_pairs:] + order[:num_pairs]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from mmdet.models import DetDataPreprocessor
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -40,7 +41,9 @@ class StudentPreprocessor(DetDataPreprocessor):
         data, chosen = self._with_mask_tensors(data)
         if chosen:
             inputs, samples = data["inputs"], data["data_samples"]
-            inputs[chosen] = self._augment(inputs[chosen], [samples[i] for i in chosen])
+            # The training's autocast is on already, and would blur in its precision.
+            with torch.autocast(inputs.device.type, enabled=False):
+                inputs[chosen] = self._augment(inputs[chosen], [samples[i] for i in chosen])
         return data
 
     def unlabeled_images(self, data: dict[str, Any]) -> LabelledImages:

@@ -127,9 +127,11 @@ ANNOTATION_FAULTS = {
     "unknown image": ({"image_id": 11}, Problem.IMAGE_UNKNOWN),
     "image id is a list": ({"image_id": []}, Problem.IMAGE_UNKNOWN),
     "unknown category": ({"category_id": 1}, Problem.CATEGORY_UNKNOWN),
-    "no area": ({"area": None}, Problem.AREA_FAULTY),
+    "area is null": ({"area": None}, Problem.AREA_FAULTY),
     "infinite area": ({"area": float("inf")}, Problem.AREA_FAULTY),
-    "no iscrowd": ({"iscrowd": None}, Problem.CROWD_FAULTY),
+    "iscrowd is null": ({"iscrowd": None}, Problem.CROWD_FAULTY),
+    "iscrowd is text": ({"iscrowd": "0"}, Problem.CROWD_FAULTY),
+    "box is null": ({"bbox": None}, Problem.BOX_FAULTY),
     "box of three": ({"bbox": [1, 2, 3]}, Problem.BOX_FAULTY),
     "NaN in box": ({"bbox": [1, 2, 3, float("nan")]}, Problem.BOX_FAULTY),
     "no mask": ({"segmentation": []}, Problem.MASK_FAULTY),
@@ -202,6 +204,58 @@ def test_load_coco__polygon_of_too_few_points__is_dropped_and_the_rest_evaluated
         for rle in coco_mask.encode(np.asfortranarray(expected[:1].transpose(1, 2, 0).astype(np.uint8)))
     ]
     assert mask_ap(data, predictions, backend=backend) == mask_ap(whole, predictions, backend=backend)
+
+
+ABSENT = {"bbox": Problem.BOX_ABSENT, "area": Problem.AREA_ABSENT, "iscrowd": Problem.CROWD_ABSENT}
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster_coco_eval"])
+def test_load_coco__annotations_without_box_area_and_iscrowd__are_learnt_from_and_evaluated(
+    data_set, backend
+):
+    """They have those of their masks; of both kinds of run lengths, too."""
+    pytest.importorskip(backend)
+    masks = np.zeros((2, 16, 24), np.uint8)
+    masks[0, 3:9, 5:20] = masks[1, 2:4, 2:5] = 1
+    rle = coco_mask.encode(np.asfortranarray(masks[0]))
+    rle["counts"] = rle["counts"].decode()
+    data_set.annotate(10, 3, rle, bbox=[5, 3, 15, 6], area=90)
+    data_set.annotate(20, 3, [[2, 2, 5, 2, 5, 4, 2, 4], [1, 1]], bbox=[2, 2, 3, 2], area=6)
+    for annotation in data_set.document["annotations"][1:8:2]:  # a column of 4 pixels, from the top
+        annotation.update(bbox=[1, 0, 1, 4], area=4)
+    del data_set.document["annotations"][0:8:2]
+    whole = load_coco(data_set.write(), data_set.images)
+    for annotation in data_set.document["annotations"]:
+        for key in ABSENT:
+            del annotation[key]
+    data, findings = find(data_set)
+    assert {p for p, _ in findings} == {*ABSENT.values(), Problem.MASK_PART_SHORT}
+    assert all(len(findings.names(problem)) == 6 for problem in ABSENT.values())
+    assert data.annotations == whole.annotations
+    assert data.usable == whole.usable
+    predictions = [
+        {"image_id": 10, "category_id": 3, "score": 0.9, "segmentation": rle},
+        {"image_id": 20, "category_id": 3, "score": 0.8, "segmentation": rle},
+    ]
+    found = mask_ap(data, predictions, backend=backend)
+    assert found == mask_ap(whole, predictions, backend=backend)
+    assert found.AP
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"segmentation": [[1, 1, 5]]}, Problem.MASK_FAULTY), ({"image_id": 11}, Problem.IMAGE_UNKNOWN)],
+    ids=["mask", "image"],
+)
+def test_parse_coco__absent_box_and_area_that_follow_from_nothing__are_no_further_errors(
+    data_set, change, problem
+):
+    faulty = data_set.document["annotations"][0]
+    faulty.update(change)
+    del faulty["bbox"], faulty["area"]
+    data, findings = find(data_set)
+    assert [p for p, _ in findings if p.severity == "error"] == [problem]
+    assert 1 not in data.usable
 
 
 def test_load_coco__no_annotations_are_refused_only_when_labelled(data_set):

@@ -73,6 +73,17 @@ def test_preprocessor__padding_stays_zero_after_strong_augmentation() -> None:
     assert not out[:, :, :, 48:].any()
 
 
+def test_preprocessor__in_a_training_of_mixed_precision__gives_the_pixels_of_float32() -> None:
+    always = PhotometricOptions(jitter_p=1.0, grey_p=0.0, blur_p=1.0)
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            data = preprocessor(photometric=always)(batch("unlabeled", "unlabeled"), training=True)
+        found.append(data["inputs"])
+    assert torch.equal(*found)
+
+
 def test_preprocessor__at_test_time_augments_nothing() -> None:
     found = preprocessor()(batch("unlabeled"), training=False)["inputs"]
     pixels = batch("unlabeled")["inputs"][0]

@@ -26,7 +26,7 @@ from s4m_pipeline.errors import UserError
 from s4m_pipeline.refine import session
 from s4m_pipeline.refine.gate import Outcome
 from s4m_pipeline.student import label_maker
-from tests.test_refine.conftest import labels_of
+from tests.test_refine.conftest import labels_of, write_untrained_teacher
 from tests.test_student.conftest import TrainStudent, prepare
 
 WITHOUT_REFRESH = ("student.refresh_every=None", "student.burn_in=0")
@@ -383,3 +383,24 @@ def _registered_hooks() -> None:
     from mmengine.registry import HOOKS
 
     HOOKS.register_module(module=RefineAtStep2, force=True)
+
+
+def test_train_student__that_began_with_a_teacher_that_was_trained_anew__is_done_again(
+    student_experiment: Path, train_student: TrainStudent, capsys: pytest.CaptureFixture
+) -> None:
+    """Without pseudo-labels, the teacher's weights alone are what the student has of it."""
+    from stages.run import run
+
+    config = student_experiment / "study.py"
+    settings = ["student.init_from=teacher", "student.source=labeled", "student.iterations=1"]
+    settings += WITHOUT_REFRESH
+    work = train_student("work", *settings)
+
+    def foretold() -> str:
+        capsys.readouterr()
+        run(config, "student", "student", True, settings, work)
+        return capsys.readouterr().out
+
+    assert "student: done (" in foretold()
+    write_untrained_teacher(config, work / "teacher/weights.safetensors", seed=1)
+    assert "student: done again, because of content of initial weights: sha256:" in foretold()

@@ -6,7 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cache.generation import Generation
+from s4m_pipeline.errors import UserError
+from s4m_pipeline.options.experiment import load_experiment
+from stages.run import run
+from stages.train_student import shares_of_batch, train_student
 from tests.test_student.conftest import prepare
 
 
@@ -22,8 +28,9 @@ def test_train_student__on_two_devices_refreshes_in_shards_and_finishes(
         "--devices",
         "2",
     ]
+    settings = ["--set", "student.iterations=4", "--set", "student.unlabeled_batch_size=4"]
     done = subprocess.run(
-        [sys.executable, "-m", "stages", *arguments, "--set", "student.iterations=4"],
+        [sys.executable, "-m", "stages", *arguments, *settings],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -38,3 +45,20 @@ def test_train_student__on_two_devices_refreshes_in_shards_and_finishes(
     steps = [json.loads(line)["step"] for line in (work / "student/metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 4]  # rank 0 alone writes, and validates once
     assert json.loads((work / "student/run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_train_student__devices_with_one_unlabelled_image__are_refused_before_anything_is_written(
+    devices: int, student_experiment: Path, tmp_path: Path
+) -> None:
+    """ARP has no pair on any of them; without ARP there is nothing to refuse."""
+    config = student_experiment / "study.py"
+    overrides = [f"student.unlabeled_batch_size={devices}"]
+    message = rf"{devices} images on {devices} device\(s\)(.|\n)*at least 2 images on each device"
+    with pytest.raises(UserError, match=message):
+        train_student(config, overrides, tmp_path / "work", devices=devices)
+    with pytest.raises(UserError, match=message):
+        run(config, overrides=overrides, work_dir=tmp_path / "work", devices=devices)
+    assert not (tmp_path / "work").exists()
+    options, _ = load_experiment(config, [*overrides, "student.arp.fraction=0"])
+    assert shares_of_batch(options.require_student(), devices) == (2 // devices, 1)

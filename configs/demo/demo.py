@@ -32,15 +32,15 @@ teacher = dict(
     log_every=20,
 )
 student = dict(
-    iterations=800,
+    iterations=600,
     batch_size=8,
     unlabeled_batch_size=8,
     workers=1,
-    burn_in=600,
-    refresh_every=100,
+    burn_in=150,
+    refresh_every=225,
     ema=0.99,
-    init_from="{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors",
-    validate_every=400,
+    init_from="teacher",  # the paper's starts anew, for which this schedule is too short
+    validate_every=300,
     checkpoint_every=50,
     log_every=20,
     arp=dict(min_area_px=30),

@@ -29,7 +29,7 @@ STAND_INS = {
     "CACHE": "work_dirs/demo/cache",
     "3/8": "1/1",
     "4": "2",  # devices
-    "work_dirs/demo/student/iter_800.pth": "work_dirs/demo/student/iter_3.pth",
+    "work_dirs/demo/student/iter_600.pth": "work_dirs/demo/student/iter_3.pth",
 }
 STEPS = {"iterations": 3, "batch_size": 4, "validate_every": 3, "checkpoint_every": 1, "workers": 0}
 SCHEDULE = {

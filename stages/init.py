@@ -77,6 +77,7 @@ def _write_experiment(path: Path, sources: "Sources", gpu_gb: float | None) -> N
         len(prepared.labeled.images),
         len(prepared.unlabeled_images),
         prepared.most_objects,
+        prepared.small_object_px,
         device,
     )
     write_files({**prepared.new_files, path: config_text(path, prepared, sizes, device)})

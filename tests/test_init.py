@@ -209,7 +209,7 @@ SIZES = {"small": (100, 80), "photo": (4000, 3000), "panorama": (8000, 1000)}
 def test_fit__of_any_image_and_memory__is_sound(kind, memory_gb):
     device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
     for num_labeled in (1, 300, 100_000):
-        sizes = fit([SIZES[kind]], num_labeled, 3, 8, device)
+        sizes = fit([SIZES[kind]], num_labeled, 3, 8, 400, device)
         assert sizes.crop_px <= sizes.short_px <= sizes.long_px <= 3 * sizes.short_px
         assert sizes.short_px % 32 == sizes.long_px % 32 == sizes.crop_px % 32 == 0
         assert 1 <= sizes.batch_size <= 16
@@ -223,7 +223,7 @@ def test_fit__of_any_image_and_memory__is_sound(kind, memory_gb):
 
 def test_fit__with_more_memory__never_gives_less():
     sizes_gb = (6, 11, 16, 48, 80, 141)
-    fits = [fit([SIZES["photo"]], 1000, 1000, 8, Device(memory_bytes=gb * GB)) for gb in sizes_gb]
+    fits = [fit([SIZES["photo"]], 1000, 1000, 8, 400, Device(memory_bytes=gb * GB)) for gb in sizes_gb]
     pixels = [sizes.batch_size * sizes.crop_px**2 for sizes in fits]
     assert pixels == sorted(pixels)
     assert (fits[0].sam, fits[-1].sam) == ("facebook/sam2.1-hiera-small", "facebook/sam2.1-hiera-large")
@@ -233,20 +233,30 @@ def test_fit__with_more_memory__never_gives_less():
 @pytest.mark.parametrize("num_unlabeled", [1, 300, 20_000, 1_000_000])
 def test_fit__labels_no_more_images_in_a_refresh_than_are_drawn_until_the_next(memory_gb, num_unlabeled):
     device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
-    sizes = fit([SIZES["photo"]], 300, num_unlabeled, 8, device)
+    sizes = fit([SIZES["photo"]], 300, num_unlabeled, 8, 400, device)
     assert sizes.refresh_every * sizes.unlabeled_batch_size >= num_unlabeled
     shares = dataclasses.asdict(sizes)
     names = ("batch_size", "unlabeled_batch_size", "burn_in", "refresh_every", "ema")
     StudentOptions(iterations=sizes.student_iterations, **{name: shares[name] for name in names})
     if num_unlabeled == 300:  # drawn several times in the share of the training that the paper has
-        assert sizes.refresh_every == fit([SIZES["photo"]], 300, 1, 8, device).refresh_every
+        assert sizes.refresh_every == fit([SIZES["photo"]], 300, 1, 8, 400, device).refresh_every
+
+
+@pytest.mark.parametrize("memory_gb", [None, 4, 24])
+@pytest.mark.parametrize("area_px", [30, 400, 100_000])
+def test_fit__small_objects_are_above_the_area_that_pseudo_labels_must_have(memory_gb, area_px):
+    device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
+    sizes = fit([SIZES["small"]], 300, 300, 8, area_px, device)
+    cells = area_px * (sizes.short_px / 80) ** 2 / 16
+    assert 0.5 <= sizes.min_soft_area < max(cells, 0.6)
+    assert sizes.min_soft_area == 5 if cells > 10 else sizes.min_soft_area < 5
 
 
 @pytest.mark.parametrize("memory_gb", [None, 4, 24])
 @pytest.mark.parametrize("num_unlabeled", [1, 3, 20_000])
 def test_fit__gives_arp_a_pair_of_unlabelled_images(memory_gb, num_unlabeled):
     device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
-    sizes = fit([SIZES["photo"]], 1000, num_unlabeled, 8, device)
+    sizes = fit([SIZES["photo"]], 1000, num_unlabeled, 8, 400, device)
     assert ArpOptions().num_pairs(sizes.unlabeled_batch_size) >= 1
     assert sizes.unlabeled_batch_size <= max(num_unlabeled, 2)
 

@@ -95,7 +95,7 @@ def _training(prepared: Prepared, sizes: Fit) -> str:
             ")",
             f"sam = dict({', '.join([f'model={sizes.sam!r}', *given])})",
             f"sd = dict(enabled={sizes.distil})  # True: the teacher also learns SAM 2's layout; slower",
-            *(["refine = dict(nms_iou=0.5)"] if sizes.small else []),
+            f"refine = dict({'nms_iou=0.5, ' if sizes.small else ''}min_soft_area={sizes.min_soft_area})",
             "student = dict(",
             f"    iterations={sizes.student_iterations},",
             *shared,

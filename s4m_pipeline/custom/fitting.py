@@ -8,7 +8,7 @@ and a tenth of the memory stays free. A step of the student holds labelled and u
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 GB = 10**9
@@ -18,6 +18,7 @@ _SAM_BYTES = 8 * GB
 """Set aside for SAM 2 while a teacher learns from it too; not measured."""
 _CROPS_PX = (1024, 896, 768, 640, 512, 384, 256)
 _LARGEST_BATCH = 16
+_MIN_SOFT_AREA = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,9 @@ class Fit:
     of 90,000)."""
     num_queries: int | None
     """Objects that the network can find in an image; None: as many as it has by itself are enough."""
+    min_soft_area: float
+    """Smaller masks are no pseudo-labels, in cells of 4 x 4 pixels: the paper's 5, and less where objects are
+    small."""
 
 
 def fit(
@@ -73,6 +77,7 @@ def fit(
     num_labeled: int,
     num_unlabeled: int,
     most_objects: int,
+    small_object_px: float,
     device: Device,
 ) -> Fit:
     """Choose all sizes.
@@ -82,11 +87,15 @@ def fit(
         num_labeled: labelled images that are trained on.
         num_unlabeled: unlabelled images that are trained on.
         most_objects: in one image.
+        small_object_px: area of small objects, in pixels of their files.
     """
     short, long = _median_sides(sizes_px)
     if device.memory_bytes is None:
-        return _fit_cpu(short, long, num_labeled, num_unlabeled, most_objects)
-    return _fit_gpu(short, long, num_labeled, num_unlabeled, most_objects, device, device.memory_bytes)
+        sizes = _fit_cpu(short, long, num_labeled, num_unlabeled, most_objects)
+    else:
+        sizes = _fit_gpu(short, long, num_labeled, num_unlabeled, most_objects, device, device.memory_bytes)
+    cells = small_object_px * (sizes.short_px / short) ** 2 / 16
+    return replace(sizes, min_soft_area=round(min(max(cells / 2, 0.5), _MIN_SOFT_AREA), 1))
 
 
 def bytes_per_image(crop_px: int) -> float:
@@ -135,6 +144,7 @@ def _fit_cpu(short: float, long: float, num_labeled: int, num_unlabeled: int, mo
         refresh_every=max(iterations // 2, _pass_steps(num_unlabeled, 8)),
         ema=0.99,
         num_queries=_queries(most_objects, 15),
+        min_soft_area=_MIN_SOFT_AREA,
     )
 
 
@@ -178,6 +188,7 @@ def _fit_gpu(
         refresh_every=max(iterations // 18, _pass_steps(num_unlabeled, batch_size)),
         ema=round(1 - 36 / iterations, 4),
         num_queries=_queries(most_objects, 100),
+        min_soft_area=_MIN_SOFT_AREA,
     )
 
 

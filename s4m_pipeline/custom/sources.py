@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from cache.atomic import write_text
 from s4m_pipeline.data.check import check_images, check_validation
 from s4m_pipeline.data.coco import CocoData, CocoImage, parse_coco
@@ -57,6 +59,12 @@ class Prepared:
     def most_objects(self) -> int:
         """Objects of the labelled image that has most."""
         return max(len(self.labeled.instances(image.id)) for image in self.labeled.images)
+
+    @property
+    def small_object_px(self) -> float:
+        """The area that a tenth of the labelled objects stays below, in pixels of their files."""
+        found = [found for image in self.labeled.images for found in self.labeled.instances(image.id)]
+        return float(np.percentile([annotation["area"] for annotation in found], 10))
 
 
 def prepare(sources: Sources, out: Path, progress: Callable[[str], None]) -> Prepared:

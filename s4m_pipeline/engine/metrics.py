@@ -7,16 +7,22 @@ from typing import Any
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; none where there is no file. A killed run may have left half a line."""
-    if not path.is_file():
-        return []
+    """The records of a metrics.jsonl, each with its `step`; see `read_records`."""
+    return read_records(path, "step")
+
+
+def read_records(path: Path, key: str) -> list[dict[str, Any]]:
+    """The records of a .jsonl file that have the integer `key`; none where there is no file.
+
+    A killed run may have left half a line, which is passed over.
+    """
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
+        if isinstance(record, dict) and isinstance(record.get(key), int):
             records.append(record)
     return records
 

@@ -1,7 +1,6 @@
 """The generations of a cache as facts: counts, agreement with the one before, quality, gate."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from cache.generation import Generation
 from cache.generations import current_number, generations
 from cache.reader import CacheReader
 from cache.summary import State, Summary, state, summarise
+from s4m_pipeline.engine.metrics import read_records
 from s4m_pipeline.refine.gate import REJECTED
 
 MAX_COMPARED = 2000
@@ -73,15 +73,7 @@ def collect_generations(root: Path, history: Sequence[Mapping[str, Any]] = ()) -
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The lines of a student's generations.jsonl (see `student.generations.GenerationLog`) that are whole."""
-    records = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("made"), int):
-            records.append(record)
-    return records
+    return read_records(path, "made")
 
 
 def _of_stored(

@@ -144,15 +144,13 @@ def test_train_student__terminated_in_a_refresh_saves_and_goes_on_with_it(
     assert_same_end(uninterrupted, train_student("stopped"))
 
 
-def test_train_student__next_generation_begun_by_somebody_else__makes_the_one_after_it(
-    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
-) -> None:
+def refine_otherwise(experiment: Path, work: Path, shard: str | None) -> None:
+    """`s4m refine --generation 2`, with a setting of its own."""
     from stages.refine import refine
 
-    work = prepare(student_experiment, tmp_path / "run")
     refine(
-        student_experiment / "study.py",
-        shard="1/2",
+        experiment / "study.py",
+        shard=shard,
         generation=2,
         teacher=None,
         preview=None,
@@ -160,6 +158,13 @@ def test_train_student__next_generation_begun_by_somebody_else__makes_the_one_af
         work_dir=work,
         trust_checkpoint=False,
     )
+
+
+def test_train_student__next_generation_begun_by_somebody_else__makes_the_one_after_it(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    work = prepare(student_experiment, tmp_path / "run")
+    refine_otherwise(student_experiment, work, shard="1/2")
     start_and_kill(student_experiment, work, "cache/gen-0003/parts/part*")
     train_student("run")
     assert taken(work) == [(0, 1, "taken"), (2, 3, "taken"), (4, 4, "taken")]
@@ -293,22 +298,11 @@ def test_train_student__missing_shards_are_named_with_the_commands_that_make_the
 def test_train_student__failed_before_its_first_checkpoint_begins_with_the_labels_of_now(
     train_student: TrainStudent, student_experiment: Path, tmp_path: Path
 ) -> None:
-    from stages.refine import refine
-
     work = prepare(student_experiment, tmp_path / "run")
     with pytest.raises(KeyError, match="NoSuchHook"):
         train_student("run", "custom_hooks=[{'type': 'NoSuchHook'}]")
     (work / "student/generations.jsonl").write_text(json.dumps({"step": 0, "generation": 1}) + "\n")
-    refine(
-        student_experiment / "study.py",
-        shard=None,
-        generation=2,
-        teacher=None,
-        preview=None,
-        overrides=["refine.min_score=0.3"],
-        work_dir=work,
-        trust_checkpoint=False,
-    )
+    refine_otherwise(student_experiment, work, shard=None)
     train_student("run", *WITHOUT_REFRESH, "student.iterations=1")
     assert taken(work) == [(0, 2, "taken")]
 

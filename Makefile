@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # One thread per process: tests run in two processes, and small models gain nothing from more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo ablation reproduce-cityscapes reproduce-coco test browser torture lint format types docs ops
+.PHONY: help setup demo ablation safety reproduce-cityscapes reproduce-coco test browser torture lint format types docs site ops
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -38,15 +38,25 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: export OMP_NUM_THREADS := 2
-demo: setup data/demo/split/split.json ## The whole pipeline on drawn scenes: teacher, refine, student, report
-	$(BIN)/s4m run configs/demo/demo.py
+demo: setup ## The whole pipeline on drawn scenes: teacher, refine, student, report
+	$(BIN)/s4m demo
 
 data/demo/split/split.json: | setup
-	$(BIN)/s4m data demo data/demo --force
-	$(BIN)/s4m data split data/demo/train.json --percent 6 --out data/demo/split --val data/demo/val.json --force
+	$(BIN)/s4m demo --data-only
 
 ablation: setup data/demo/split/split.json ## Components and control on the demo's data, SEEDS=3: see docs/ablations.md
-	$(BIN)/s4m ablation configs/demo/ablation.py --table components,control --seeds $(or $(SEEDS),3) --jobs 2
+	$(BIN)/s4m ablation configs/demo/ablation.py --table components --seeds $(or $(SEEDS),3) --jobs 2
+	$(BIN)/s4m ablation configs/demo/ablation.py --table control --seeds $(or $(SEEDS),3) --jobs 2
+
+safety: setup data/demo/split/split.json ## Whether unlabeled images do harm, on five data sets, SEEDS=3: see docs/ablations.md
+	[ -f data/cells/test.json ] || $(BIN)/s4m data cells data/cells
+	[ -f data/coins/test.json ] || $(BIN)/s4m data coins data/coins
+	for name in scenes cells coins; do \
+	  $(BIN)/s4m ablation configs/safety/$$name.py --table safety --seeds $(or $(SEEDS),3) --jobs 2 || exit; \
+	done
+	for name in useless_sam perfect_sam; do \
+	  $(BIN)/s4m ablation configs/safety/$$name.py --table safety --rows ours,paper --seeds $(or $(SEEDS),3) --jobs 2 || exit; \
+	done
 
 # Without PROFILE=smoke these need the data, the weights (they say which), GPUs and days.
 PROFILE ?= paper
@@ -77,14 +87,15 @@ browser: ## Install Chromium, in which the tests look at the report's page (Debi
 test: setup ## Run the tests
 	$(BIN)/pytest -n 2 --dist loadfile  # what a file shares (models, data) is built once
 
-torture: setup ## Kill the cache's writers at every step and at random, hundreds of times: about 12 minutes
-	S4M_TORTURE=1 $(BIN)/pytest tests/test_cache/test_crash.py -q -s
+torture: setup ## Kill the cache's writers and `s4m run` hundreds of times, and read thousands of faulty files: an hour
+	S4M_TORTURE=1 $(BIN)/pytest tests/test_cache/test_crash.py tests/test_cache/test_coco.py \
+	  tests/test_data/test_data_segmentation.py tests/test_reliability -q -s --hypothesis-show-statistics
 
 lint: setup ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: setup ## Mend style and formatting
+format: setup ## Fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -92,7 +103,14 @@ types: setup ## Check the types
 	$(BIN)/mypy
 
 docs: setup ## Write docs/cli.md, the reference of all commands, out of their help
-	$(BIN)/python -m stages.reference
+	$(BIN)/python -m s4m_stages.reference
+
+# Not a part of `setup`: the tests do not need it.
+site: setup ## Build the documentation as a site in build/site
+	@$(PIP) --quiet -c constraints.txt 'mkdocs-material>=9.5,<10'
+	rm -rf build/site-source && mkdir -p build/site-source
+	git ls-files -z '*.md' docs s4m_pipeline/data/scenes ':!.github' | xargs -0 cp --parents -t build/site-source
+	$(BIN)/mkdocs build
 
 ops: setup ## Compile mmcv's operators: 10 minutes on two cores; needs a C++ compiler (on a GPU also nvcc)
 	MMCV_WITH_OPS=1 $(PIP) --no-deps --force-reinstall --no-cache-dir \

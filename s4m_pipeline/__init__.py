@@ -8,20 +8,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from s4m_pipeline.errors import UserError
-    from s4m_pipeline.export.labels import read_pseudo_labels
-    from s4m_pipeline.options.experiment import load_experiment
-    from s4m_pipeline.predict.predictor import Detections, Predictor
+    from s4m_pipeline.apps.export.labels import read_pseudo_labels
+    from s4m_pipeline.apps.predict.predictor import Detections, Predictor
+    from s4m_pipeline.apps.python.run import run
+    from s4m_pipeline.config.experiment import load_experiment
+    from s4m_pipeline.core.errors import UserError
 
 _MODULES = {
-    "Detections": "s4m_pipeline.predict.predictor",
-    "Predictor": "s4m_pipeline.predict.predictor",
-    "UserError": "s4m_pipeline.errors",
-    "load_experiment": "s4m_pipeline.options.experiment",
-    "read_pseudo_labels": "s4m_pipeline.export.labels",
+    "Detections": "s4m_pipeline.apps.predict.predictor",
+    "Predictor": "s4m_pipeline.apps.predict.predictor",
+    "UserError": "s4m_pipeline.core.errors",
+    "load_experiment": "s4m_pipeline.config.experiment",
+    "read_pseudo_labels": "s4m_pipeline.apps.export.labels",
+    "run": "s4m_pipeline.apps.python.run",
 }
 
-__all__ = ["Detections", "Predictor", "UserError", "load_experiment", "read_pseudo_labels"]
+__all__ = ["Detections", "Predictor", "UserError", "load_experiment", "read_pseudo_labels", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,16 @@
 """What several test modules share: a tiny data set and a tiny network."""
 
 import json
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -13,10 +18,14 @@ REPOSITORY = Path(__file__).parent.parent
 CLASSES = ("bright", "dark")
 SIZE_PX = 64
 
+settings.register_profile("short", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("short"), max_examples=1500, derandomize=True)
+settings.load_profile("long" if "S4M_TORTURE" in os.environ else "short")
+
 
 @dataclass(frozen=True)
 class TinyCoco:
-    """Rectangles on grey, 64 px: `train.json` (6 images), `val.json` (3), `test.json` (2), folders alike."""
+    """Rectangles on gray, 64 px: `train.json` (6 images), `val.json` (3), `test.json` (2), folders alike."""
 
     root: Path
 
@@ -25,6 +34,18 @@ class TinyCoco:
 
     def images(self, name: str) -> Path:
         return self.root / name
+
+
+@pytest.fixture(autouse=True)
+def undo_changes_of_the_process() -> Iterator[None]:
+    """Modules that alter refinement, which a config may import, and torch's switch hold for one test only."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].use_deterministic_algorithms(False)
+    names = [f"s4m_pipeline.apps.ablation.{kind}_sam" for kind in ("perfect", "useless")]
+    altered = [module for module in (sys.modules.pop(name, None) for name in names) if module is not None]
+    for module in altered[::-1]:
+        module.undo()
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +103,7 @@ student = dict(workers=0)
 sd = dict(enabled=False)
 train_pipeline = [
     dict(type="LoadRGB"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadInstances"),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),
 ]
@@ -100,18 +121,18 @@ def tiny_checkpoint(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory)
     """Random weights of the tiny config's network, whose classes are those of the tiny data set."""
     import torch
 
-    from s4m_pipeline.engine.checkpoint import write_weights
-    from s4m_pipeline.engine.parts import model_config
-    from s4m_pipeline.options.experiment import load_experiment
-    from s4m_pipeline.registry import register_all
+    from s4m_pipeline.config.experiment import load_experiment
+    from s4m_pipeline.models.checkpoint import write_weights
+    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.registry import register_all
 
     register_all()
 
     from mmdet.registry import MODELS
 
-    _, parts = load_experiment(tiny_config, [])
+    _, config = load_experiment(tiny_config, [])
     torch.manual_seed(0)
-    network = MODELS.build(model_config(parts["model"], len(CLASSES)))
+    network = MODELS.build(model_config(config["model"], len(CLASSES)))
     network.init_weights()
     path = tmp_path_factory.mktemp("tiny_checkpoint") / "weights.safetensors"
     write_weights(path, network.state_dict(), CLASSES)
@@ -128,3 +149,40 @@ def mini_cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_cityscapes(root)
     convert(root, root / "annotations")
     return root
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch in one thread: pools of threads do not survive a fork, and sums depend on how many share them."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def points_by_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random points that do not depend on their order: each number of points has a stream of its own.
+
+    mmdet draws the points of one layer after the other, our loss first those for the matching of all layers.
+    """
+    import torch
+
+    streams: dict[Any, torch.Generator] = {}
+    usual_seed, usual_rand = torch.manual_seed, torch.rand
+
+    def seed(number: int) -> None:
+        streams.clear()
+        usual_seed(number)
+
+    def rand(*size: Any, device: Any = None, generator: torch.Generator | None = None) -> torch.Tensor:
+        size = size if isinstance(size[0], int) else tuple(size[0])
+        if generator is None:
+            new = torch.Generator().manual_seed(torch.initial_seed())
+            generator = streams.setdefault(size[1:], new)
+        return usual_rand(size, generator=generator)
+
+    monkeypatch.setattr(torch, "manual_seed", seed)
+    monkeypatch.setattr(torch, "rand", rand)

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources: cache <- s4m_pipeline <- stages."""
+"""Who may import whom, read from the sources: cache <- the floors of s4m_pipeline <- stages."""
 
 import ast
 from collections.abc import Iterator
@@ -7,38 +7,58 @@ from pathlib import Path
 
 import pytest
 
-from s4m_pipeline import layout
-from s4m_pipeline.registry import MODULES
+from s4m_pipeline.core import paths
+from s4m_pipeline.models.registry import MODULES
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("cache", "s4m_pipeline", "stages")
-SOURCES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-REGISTRY = Path("s4m_pipeline/registry.py")
-SHARED_BY_STAGES = {"stages.arguments", "stages.artifacts"}
+FOLDERS = {"s4m_cache": ROOT / "cache", "s4m_pipeline": ROOT, "s4m_stages": ROOT / "stages"}
+SOURCES = {
+    path.relative_to(folder).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
+    for package, folder in FOLDERS.items()
+    for path in sorted((folder / package).rglob("*.py"))
+}
+"""Every source file by the dotted name it is imported by."""
+
+FLOORS = (
+    "apps",
+    "planning",
+    "student",
+    "train",
+    "refine",
+    "evaluation",
+    "models",
+    "sam",
+    "visual",
+    "data",
+    "experiment",
+    "config",
+    "core",
+)
+"""Packages of `s4m_pipeline`, from top to bottom: each may import those after it, and no other."""
+
+SHARED_BY_STAGES = {"s4m_stages.arguments", "s4m_stages.output"}
 EXCEPTIONS = {
-    Path("stages/__main__.py"): {"stages.cli"},
-    Path("stages/reference.py"): {"stages.cli"},
-    Path("stages/run.py"): {"stages.pretrain_teacher", "stages.train_student"},  # asks what they depend on
+    "s4m_stages.__main__": {"s4m_stages.cli"},
+    "s4m_stages.reference": {"s4m_stages.cli"},
+    "s4m_stages.cache": {"s4m_stages.cache_tables"},
+    "s4m_stages.data": {"s4m_stages.convert", "s4m_stages.examples"},
+    "s4m_stages.export": {"s4m_stages.export_labels"},
 }
 
 
 @cache
 def syntax_tree(source: Path) -> ast.Module:
-    return ast.parse((ROOT / source).read_text(encoding="utf-8"), str(source))
+    return ast.parse(source.read_text(encoding="utf-8"), str(source))
 
 
 def imported_names(source: Path) -> Iterator[str]:
     """Dotted names of everything a file imports anywhere in it; `from a import b` gives `a.b`."""
-    package = ".".join(source.parent.parts)
     for node in ast.walk(syntax_tree(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, base]) if base else ".".join(above)
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            assert node.module is not None and node.level == 0, f"{source}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def identifiers(source: Path) -> set[str]:
@@ -56,64 +76,59 @@ def imports_of(source: Path, *packages: str) -> list[str]:
     return [name for name in imported_names(source) if name.partition(".")[0] in packages]
 
 
-def in_package(package: str) -> list[Path]:
-    return [source for source in SOURCES if source.parts[0] == package]
+def modules_of(package: str) -> list[str]:
+    return [name for name in SOURCES if name.partition(".")[0] == package]
 
 
-@pytest.mark.parametrize("source", in_package("cache"), ids=str)
-def test_cache__any_file__needs_neither_torch_nor_the_packages_above(source):
-    above = (
-        "torch",
-        "torchvision",
-        "mmengine",
-        "mmdet",
-        "mmcv",
-        "sam2",
-        "s4m_pipeline",
-        "stages",
-        "benchmarks",
-    )
-    assert imports_of(source, *above) == []
+def second_part(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
 
 
-@pytest.mark.parametrize("source", in_package("s4m_pipeline"), ids=str)
-def test_s4m_pipeline__any_file__does_not_know_the_stages(source):
-    assert imports_of(source, "stages", "benchmarks", "typer") == []
+@pytest.mark.parametrize("module", modules_of("s4m_cache"))
+def test_cache__any_file__needs_neither_torch_nor_the_packages_above(module):
+    above = ("torch", "torchvision", "mmengine", "mmdet", "mmcv", "sam2", "s4m_pipeline", "s4m_stages")
+    assert imports_of(SOURCES[module], *above) == []
 
 
-@pytest.mark.parametrize("source", in_package("stages"), ids=str)
-def test_stages__any_file__imports_no_other_stage(source):
-    shared = SHARED_BY_STAGES | EXCEPTIONS.get(source, set())
-    modules = {".".join(name.split(".")[:2]) for name in imports_of(source, "stages")}
-    assert modules <= shared
+@pytest.mark.parametrize("module", modules_of("s4m_pipeline"))
+def test_s4m_pipeline__any_file__imports_only_floors_below(module):
+    assert imports_of(SOURCES[module], "s4m_stages", "typer") == []
+    floor = second_part(module)
+    if not floor:  # the package itself, which offers its public names
+        return
+    assert floor in FLOORS
+    allowed = {floor, *FLOORS[FLOORS.index(floor) + 1 :]}
+    imported = {second_part(name) for name in imports_of(SOURCES[module], "s4m_pipeline")}
+    assert imported <= allowed
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name.startswith("s4m_pipeline.apps.")])
+def test_apps__any_file__imports_no_other_app(module):
+    own = module.split(".")[2]
+    names = imports_of(SOURCES[module], "s4m_pipeline")
+    assert {name.split(".")[2] for name in names if second_part(name) == "apps"} <= {own}
+
+
+@pytest.mark.parametrize("module", modules_of("s4m_stages"))
+def test_stages__any_file__imports_no_other_stage(module):
+    shared = SHARED_BY_STAGES | EXCEPTIONS.get(module, set())
+    found = {".".join(name.split(".")[:2]) for name in imports_of(SOURCES[module], "s4m_stages")}
+    assert found <= shared
 
 
 def test_sam2__in_all_sources__is_imported_by_s4m_pipeline_sam_alone():
-    importers = {source for source in SOURCES if imports_of(source, "sam2")}
-    assert all(source.is_relative_to("s4m_pipeline/sam") for source in importers)
-
-
-def test_register_all_modules__in_all_sources__is_named_by_the_registry_alone():
-    assert [source for source in SOURCES if "register_all_modules" in identifiers(source)] == [REGISTRY]
+    importers = [name for name, source in SOURCES.items() if imports_of(source, "sam2")]
+    assert importers
+    # The benchmarks time ours beside the package's own predictor.
+    assert all(f"{name}.".startswith(("s4m_pipeline.sam.", "s4m_pipeline.apps.bench.")) for name in importers)
 
 
 def test_registry__of_our_modules__lists_every_file_that_registers_something():
-    registering = {source for source in SOURCES if "register_module" in identifiers(source)}
-    assert {Path(name.replace(".", "/") + ".py") for name in MODULES} == registering
+    registering = {name for name, source in SOURCES.items() if "register_module" in identifiers(source)}
+    assert set(MODULES) == registering
 
 
-def test_layout__file_names_of_an_experiment__are_written_there_alone():
-    names = {layout.EVALUATION, layout.REPORT, layout.RUN, layout.METRICS, layout.WEIGHTS, layout.GENERATIONS}
-    writing = {source for source in SOURCES if names & constants(source)}
-    assert writing == {Path("s4m_pipeline/layout.py")}
-
-
-def test_imported_names__of_each_form__are_absolute(tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "ROOT", tmp_path)
-    source = Path("stages/some/module.py")
-    (tmp_path / source).parent.mkdir(parents=True)
-    (tmp_path / source).write_text(
-        "import a.b as c\nfrom d import e\nfrom . import f\nfrom .g import h\n"
-        "def later():\n    from ..i import j\n"
-    )
-    assert set(imported_names(source)) == {"a.b", "d.e", "stages.some.f", "stages.some.g.h", "stages.i.j"}
+def test_paths__file_names_of_an_experiment__are_written_there_alone():
+    names = {paths.EVALUATION, paths.REPORT, paths.RUN, paths.METRICS, paths.WEIGHTS, paths.GENERATIONS}
+    writing = [name for name, source in SOURCES.items() if names & constants(source)]
+    assert writing == ["s4m_pipeline.core.paths"]

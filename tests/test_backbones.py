@@ -10,9 +10,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from s4m_pipeline.engine import parts as build
-from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.registry import register_all
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.train.runner import optim_wrapper
 
 CONFIGS = Path(__file__).parents[1] / "configs/cityscapes"
 MMDETS = Path(mmdet.__file__).parent / ".mim/configs/mask2former"
@@ -23,7 +24,7 @@ SWINS = {
 
 
 def parts_of(name: str) -> dict[str, Any]:
-    return load_experiment(CONFIGS / f"cityscapes_10_{name}.py", [])[1]
+    return load_experiment(CONFIGS / f"cityscapes_{name}.py", [])[1]
 
 
 @pytest.mark.parametrize("name", SWINS)
@@ -49,7 +50,7 @@ def tiny_swin() -> nn.Module:
 
     from mmdet.registry import MODELS
 
-    network: nn.Module = MODELS.build(build.model_config(parts_of("swin_t")["model"], 8))
+    network: nn.Module = MODELS.build(model_config(parts_of("swin_t")["model"], 8))
     return network.eval()
 
 
@@ -60,7 +61,7 @@ def test_swin_t__every_weight_has_the_rate_and_decay_of_mmdets(tiny_swin: nn.Mod
     ours = parts_of("swin_t")["optim_wrapper"]
 
     def groups(paramwise: Any) -> dict[int, tuple[float, float]]:
-        settings = build.optim_wrapper({**ours, "paramwise_cfg": paramwise}, "fp32")
+        settings = optim_wrapper({**ours, "paramwise_cfg": paramwise}, "fp32")
         wrapper = build_optim_wrapper(tiny_swin, settings)
         return {
             id(weight): (group["lr"], group["weight_decay"])

@@ -13,10 +13,9 @@ from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as ev
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import CocoData, load_coco
-from s4m_pipeline.engine.checkpoint import write_weights
-from s4m_pipeline.engine.parts import model_config
-from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.cityscapes import (
     CityscapesAP,
     benchmark_ap,
@@ -25,9 +24,10 @@ from s4m_pipeline.evaluation.cityscapes import (
     write_results,
 )
 from s4m_pipeline.evaluation.mask_ap import mask_ap
-from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.registry import register_all
-from stages.evaluate import evaluate
+from s4m_pipeline.models.checkpoint import write_weights
+from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.registry import register_all
+from s4m_stages.evaluate import evaluate
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -114,7 +114,7 @@ def test_benchmark_ap__is_what_the_evaluators_own_command_computes(
 
 
 def test_benchmark_ap__processes_do_not_change_it(truth: CocoData, score: Score, monkeypatch) -> None:
-    monkeypatch.setattr("s4m_pipeline.parallel._ITEMS_PER_PROCESS", 5)
+    monkeypatch.setattr("s4m_pipeline.core.parallel._ITEMS_PER_PROCESS", 5)
     assert score(imperfect(truth), jobs=2) == score(imperfect(truth))
 
 
@@ -182,7 +182,7 @@ def test_claim_results__replaces_results_and_nothing_else(tmp_path: Path) -> Non
     claim_results(tmp_path / "results")
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["results.json"]
     (tmp_path / "photo.png").touch()
-    with pytest.raises(UserError, match="holds other files than results"):
+    with pytest.raises(UserError, match="contains files that are not results"):
         claim_results(tmp_path)
     assert (tmp_path / "photo.png").exists()
 
@@ -252,5 +252,5 @@ def test_evaluate__benchmark_of_a_split_without_annotations_fails_before_predict
     predict = "s4m_pipeline.evaluation.checkpoint.predict_split"
     monkeypatch.setattr(predict, lambda *_: pytest.fail("predicted"))
     photos = tmp_path / "elsewhere/val"
-    with pytest.raises(UserError, match="annotations that the benchmark reads are not there"):
+    with pytest.raises(UserError, match="annotations that the benchmark reads are missing"):
         evaluate(config, [weights], benchmark="cityscapes", overrides=[f"data.val_images={photos}"])

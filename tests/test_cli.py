@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from stages.cli import COMMANDS
+from s4m_stages.cli import COMMANDS
 
 HEAVY = ("torch", "mmdet", "mmengine", "mmcv", "sam2", "zarr", "numpy")
 
 ENDINGS = '''
 import typer
-from cache.errors import CacheError
-from s4m_pipeline import console
-from s4m_pipeline.errors import UserError
+from s4m_cache.errors import CacheError
+from s4m_pipeline.core import console
+from s4m_pipeline.core.errors import UserError
 
 app = typer.Typer()
 
@@ -61,7 +61,7 @@ def s4m(tmp_path):
     """Runs `s4m` with a command table of our own: `endings` (a Typer app) and `single` (a function)."""
     (tmp_path / "endings.py").write_text(ENDINGS)
     code = (
-        "from stages import cli\n"
+        "from s4m_stages import cli\n"
         "cli.COMMANDS.clear()\n"
         "cli.COMMANDS['endings'] = cli.Command('endings:app', 'Ways to end.')\n"
         "cli.COMMANDS['single'] = cli.Command('endings:single', 'Doubles.')\n"
@@ -74,7 +74,7 @@ def s4m(tmp_path):
 def loaded_by(*args: str) -> set[str]:
     code = (
         "import sys\n"
-        "from stages.cli import main\n"
+        "from s4m_stages.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n    assert end.code == 0, end.code\n"
         f"print('LOADED', *[name for name in {HEAVY!r} if name in sys.modules])"
@@ -96,7 +96,7 @@ def test_help__of_a_command__does_not_import_torch(name):
 def test_help__of_s4m__answers_soon():
     def cpu_seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "stages", "--help"], capture_output=True, check=True)
+        subprocess.run([sys.executable, "-m", "s4m_stages", "--help"], capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -105,7 +105,7 @@ def test_help__of_s4m__answers_soon():
 
 
 def test_command_table__every_line__names_a_callable_and_is_listed():
-    listing = run_python("from stages.cli import main; main()", "--help").stdout
+    listing = run_python("from s4m_stages.cli import main; main()", "--help").stdout
     for name, command in COMMANDS.items():
         assert f" {name} " in listing
         assert command.help.endswith(".")
@@ -134,6 +134,14 @@ def test_function__as_a_command__is_called_with_typed_arguments(s4m):
 def test_command__that_fails_knowingly__gives_its_message_without_traceback(s4m, command, code, message):
     done = s4m("endings", command)
     assert (done.returncode, done.stderr.strip()) == (code, message)
+
+
+@pytest.mark.parametrize("switches", [("--debug",), ()], ids=["debug", "usual"])
+def test_debug__fault_of_the_user__shows_where_it_was_found(s4m, switches):
+    done = s4m(*switches, "endings", "user-error")
+    assert done.returncode == 1
+    assert done.stderr.endswith("no such file: [a]/b.json\n")
+    assert ("endings.py" in done.stderr and "Traceback" in done.stderr) == bool(switches)
 
 
 def test_command__that_the_disk_refuses__explains_it_without_traceback(s4m):
@@ -167,6 +175,7 @@ def test_quiet__silences_notes__and_keeps_results(s4m):
 
 def test_completion__of_a_command_name__offers_the_table(s4m):
     os_environ = {"_S4M_COMPLETE": "complete_bash", "COMP_WORDS": "s4m si", "COMP_CWORD": "1"}
-    code = f"import os, sys; os.environ.update({os_environ!r}); sys.argv[0] = 's4m'\nfrom stages import cli\n"
+    code = f"import os, sys; os.environ.update({os_environ!r}); sys.argv[0] = 's4m'\n"
+    code += "from s4m_stages import cli\n"
     code += "cli.COMMANDS['single'] = cli.Command('endings:single', 'Doubles.')\ncli.main()"
     assert run_python(code).stdout.split() == ["single"]

@@ -1,17 +1,21 @@
 """Every shipped config can be read, built and fed."""
 
+import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from s4m_pipeline.engine import parts as build
-from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.registry import register_all
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.config.methods import MethodName, read_method
+from s4m_pipeline.data.loaders import coco_dataset, eval_dataloader, train_dataloader
+from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.train.runner import optim_wrapper, schedulers
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-EXPERIMENTS = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name != "_base_")
+EXPERIMENTS = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name not in ("_base_", "rivals"))
 
 
 @pytest.fixture(params=EXPERIMENTS, ids=lambda path: path.stem)
@@ -45,18 +49,18 @@ def test_config__model_optimizer_and_schedule_are_built(experiment: tuple) -> No
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import PARAM_SCHEDULERS
 
-    _, options, parts = experiment
+    _, options, config = experiment
     is_swin = (
-        parts["model"]["backbone"]["type"] == "SwinTransformer"
+        config["model"]["backbone"]["type"] == "SwinTransformer"
     )  # its constructor reads values of tensors
     with torch.device("cpu" if is_swin else "meta"):
-        model = MODELS.build(build.model_config(parts["model"], 2))
+        model = MODELS.build(model_config(config["model"], 2))
     assert model.panoptic_head.cls_embed.out_features == 3
     assert model.panoptic_fusion_head.num_classes == 2
-    wrapper = build_optim_wrapper(model, build.optim_wrapper(parts["optim_wrapper"], "fp32"))
+    wrapper = build_optim_wrapper(model, optim_wrapper(config["optim_wrapper"], "fp32"))
     rates = {group["lr"] for group in wrapper.param_groups}
-    assert max(rates) == parts["optim_wrapper"]["optimizer"]["lr"]
-    for schedule in build.schedulers(parts.get("param_scheduler", []), options.teacher.iterations) or []:
+    assert max(rates) == config["optim_wrapper"]["optimizer"]["lr"]
+    for schedule in schedulers(config.get("param_scheduler", []), options.teacher.iterations) or []:
         built = PARAM_SCHEDULERS.build(schedule, default_args={"optimizer": wrapper})
         assert built.end == options.teacher.iterations
 
@@ -64,20 +68,37 @@ def test_config__model_optimizer_and_schedule_are_built(experiment: tuple) -> No
 def test_config__loaders_give_batches(experiment: tuple) -> None:
     from mmengine.runner import Runner
 
-    _, options, parts = experiment
+    _, options, config = experiment
     data = options.data
-    train_set = build.coco_dataset(
-        data.path(data.labeled), data.path(data.train_images), parts["train_pipeline"]
-    )
-    loader = Runner.build_dataloader(build.train_dataloader(train_set, batch_size=2, workers=0, seed=0))
+    train_set = coco_dataset(data.path(data.labeled), data.path(data.train_images), config["train_pipeline"])
+    loader = Runner.build_dataloader(train_dataloader(train_set, batch_size=2, workers=0, seed=0))
     batch = next(iter(loader))
-    distorted = any(step["type"] == "PhotoMetricDistortion" for step in parts["train_pipeline"])
+    distorted = any(step["type"] == "PhotoMetricDistortion" for step in config["train_pipeline"])
     dtype = torch.float32 if distorted else torch.uint8
     assert [image.dtype for image in batch["inputs"]] == [dtype] * 2
     for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
         instances = sample.gt_instances
         assert instances.masks.masks.shape == (len(instances.labels), *image.shape[1:])
 
-    val_set = build.coco_dataset(*data.split("val"), parts["test_pipeline"])
-    loader = Runner.build_dataloader(build.eval_dataloader(val_set, workers=0))
+    val_set = coco_dataset(*data.split("val"), config["test_pipeline"])
+    loader = Runner.build_dataloader(eval_dataloader(val_set, workers=0))
     assert [batch["data_samples"][0].img_id for batch in loader] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", get_args(MethodName))
+@pytest.mark.parametrize("config", ["crowds/crowds.py", "cityscapes/cityscapes.py"])
+def test_method__on_top_of_an_experiment__has_the_values_of_its_file_and_changes_nothing_else(name, config):
+    wanted = runpy.run_path(str(CONFIGS / f"rivals/{name}.py"))
+    wanted = {group: values for group, values in wanted.items() if not group.startswith("_")}
+    plain, content = load_experiment(CONFIGS / config, [])
+    changed, same = load_experiment(CONFIGS / config, read_method(name).settings)
+    assert same["model"] == content["model"]
+    merged = plain.model_dump()
+    for group, values in wanted.items():
+        for key, value in values.items():
+            merged[group][key] = {**merged[group][key], **value} if isinstance(value, dict) else value
+    assert changed.model_dump() == merged
+
+
+def test_method__files_are_the_names_that_are_offered():
+    assert {path.stem for path in CONFIGS.glob("rivals/*.py")} == set(get_args(MethodName))

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from s4m_pipeline.config import load_config
-from s4m_pipeline.registry import register_all
+from s4m_pipeline.config.loading import load_config
+from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.sam import BatchedSam, load_sam
 from tests.conftest import REPOSITORY
 
@@ -22,17 +22,17 @@ def build(sam):
     register_all()
     from mmdet.registry import MODELS
 
-    from s4m_pipeline.engine.parts import model_config
-    from s4m_pipeline.models.distilled import MetaTeacher
+    from s4m_pipeline.models.distilled import DistilledMask2Former, MetaTeacher
+    from s4m_pipeline.models.model_config import model_config
 
-    parts, _ = load_config(REPOSITORY / "configs/demo/demo.py")
+    config, _ = load_config(REPOSITORY / "configs/demo/demo.py")
 
     def make(**sd):
-        config = model_config(parts["model"], 2)
+        model = model_config(config["model"], 2)
         if sd:
-            config.update(type="DistilledMask2Former", meta_teacher=MetaTeacher(sam), **sd)
+            model.update(type=DistilledMask2Former, meta_teacher=MetaTeacher(sam), **sd)
         torch.manual_seed(0)
-        return MODELS.build(config)
+        return MODELS.build(model)
 
     return make
 
@@ -161,30 +161,32 @@ def build_student(sam):
     register_all()
     from mmdet.registry import MODELS
 
-    from s4m_pipeline.engine.parts import model_config
-    from s4m_pipeline.models.distilled import MetaTeacher
-    from s4m_pipeline.options.student import ArpOptions, PhotometricOptions
+    from s4m_pipeline.config.student import ArpOptions, PhotometricOptions
+    from s4m_pipeline.models.distilled import DistilledStudent, MetaTeacher
+    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.student import StudentMask2Former
+    from s4m_pipeline.student.preprocessor import StudentPreprocessor
 
-    parts, _ = load_config(REPOSITORY / "configs/demo/demo.py")
+    config, _ = load_config(REPOSITORY / "configs/demo/demo.py")
 
     def make(**sd):
-        config = model_config(parts["model"], 2)
-        config.update(type="StudentMask2Former", unlabeled_weight=2.0, unlabeled_background=0.1)
-        config["backbone"]["norm_eval"] = True  # else the images of a batch change one another's features
-        config["data_preprocessor"].update(
-            type="StudentPreprocessor", arp=ArpOptions(), photometric=PhotometricOptions()
+        model = model_config(config["model"], 2)
+        model.update(type=StudentMask2Former, unlabeled_weight=2.0, unlabeled_background=0.1)
+        model["backbone"]["norm_eval"] = True  # else the images of a batch change one another's features
+        model["data_preprocessor"].update(
+            type=StudentPreprocessor, arp=ArpOptions(), photometric=PhotometricOptions()
         )
         if sd:
-            config.update(type="DistilledStudent", meta_teacher=MetaTeacher(sam), **sd)
+            model.update(type=DistilledStudent, meta_teacher=MetaTeacher(sam), **sd)
         torch.manual_seed(0)
-        return MODELS.build(config).train()
+        return MODELS.build(model).train()
 
     return make
 
 
 @pytest.fixture(scope="module")
 def two_branches(batch):
-    """The batch twice: as labelled and as pseudo-labelled images."""
+    """The batch twice: as labeled and as pseudo-labeled images."""
     both = {"inputs": [], "data_samples": []}
     for branch in ("labeled", "unlabeled"):
         part = copy.deepcopy(batch)
@@ -201,8 +203,8 @@ def test_distilled_student__other_losses_are_those_of_the_student(build_student,
         assert torch.equal(value, distilled[name]), name
 
 
-def test_distilled_student__distils_labelled_images_alone(build_student, two_branches):
-    """Another unlabelled image leaves the loss as it is; another labelled one does not."""
+def test_distilled_student__distils_labeled_images_alone(build_student, two_branches):
+    """Another unlabeled image leaves the loss as it is; another labeled one does not."""
     model = build_student(**SD)
     data = model.data_preprocessor(copy.deepcopy(two_branches), training=True)
     found = []
@@ -216,7 +218,7 @@ def test_distilled_student__distils_labelled_images_alone(build_student, two_bra
     assert abs(float(found[2] - found[0])) > 1e-4
 
 
-def test_distilled_student__loss_is_the_teachers_on_the_labelled_images(
+def test_distilled_student__loss_is_the_teachers_on_the_labeled_images(
     build_student, build, batch, two_branches
 ):
     variant = {**SD, "sd_target": "encoder", "sd_loss": "feature"}  # the one without random points

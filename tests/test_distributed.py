@@ -1,5 +1,6 @@
 """Training in two processes on the CPU: the result of one, one message, and no process left behind."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -8,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,14 +21,16 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from safetensors.torch import load_file
 
-from cache.errors import CacheError
-from s4m_pipeline.engine.distributed import joined, on_first_rank, wait_for_all
-from s4m_pipeline.engine.launch import Place, find_place
-from s4m_pipeline.engine.seeding import seed_all
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.registry import register_all
-from stages.pretrain_teacher import pretrain_teacher
+from s4m_cache.errors import CacheError
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.seeding import seed_all
+from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.train.distributed import joined, on_first_rank, wait_for_all
+from s4m_pipeline.train.hooks import save_now
+from s4m_pipeline.train.launch import Place, find_place
+from s4m_stages.pretrain_teacher import pretrain_teacher
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FORK = multiprocessing.get_context("fork")  # the ranks need not import everything again
 SHORT = ("teacher.iterations=4", "teacher.validate_every=100", "teacher.log_every=1")
 
@@ -35,14 +39,7 @@ SHORT = ("teacher.iterations=4", "teacher.validate_every=100", "teacher.log_ever
 def _registered() -> None:
     register_all()
     HOOKS.register_module(module=SignalOneRank, force=True)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    HOOKS.register_module(module=NoteStart, force=True)
 
 
 class SignalOneRank(Hook):
@@ -54,6 +51,18 @@ class SignalOneRank(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         if runner.rank == 1 and runner.iter == 2:
             os.kill(os.getpid(), self.number)
+
+
+class NoteStart(Hook):
+    """Writes a hash of the weights that the first iteration has into a file of the rank."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        tensors = runner.network.state_dict().values()
+        digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors))
+        (self.folder / f"start {runner.rank}").write_text(digest.hexdigest())
 
 
 TORCHRUN = {"WORLD_SIZE": "2", "RANK": "{rank}", "LOCAL_RANK": "{rank}"}
@@ -169,12 +178,45 @@ def test_two_ranks__signal_to_one_saves_and_ends_both_and_the_repeated_command_g
     every = "teacher.checkpoint_every=100"
     assert train_two(tiny_config, tmp_path / "stopped", every, signal_once) == [143, 143]
     assert record(tmp_path / "stopped")["status"] == "interrupted"
-    assert [path.name for path in (tmp_path / "stopped/teacher").glob("iter_*")] == ["iter_3.pth"]
+    assert [path.name for path in (tmp_path / "stopped/teacher").glob("iter_*")] == ["iter_4.pth"]
     assert train_two(tiny_config, tmp_path / "stopped", every, signal_once) == [0, 0]
-    assert record(tmp_path / "stopped")["sessions"][1]["from_step"] == 3
+    assert record(tmp_path / "stopped")["sessions"][1]["from_step"] == 4
     assert train_two(tiny_config, tmp_path / "undisturbed", every) == [0, 0]
     stopped, undisturbed = weights(tmp_path / "stopped"), weights(tmp_path / "undisturbed")
     assert all(torch.equal(stopped[name], undisturbed[name]) for name in stopped)
+
+
+@pytest.mark.parametrize("signaled", [False, True])
+def test_two_ranks__leave_no_thread_that_could_abort_them_at_shutdown(
+    tiny_config: Path, tmp_path: Path, signaled: bool
+) -> None:
+    settings = [f"custom_hooks=[{{'type': 'SignalOneRank', 'number': {int(signal.SIGTERM)}}}]"]
+    ranks = start_two(_train_and_list_threads, tiny_config, settings if signaled else [], tmp_path)
+    assert exit_codes(ranks) == ([143, 143] if signaled else [0, 0])
+    for rank in range(2):
+        before, after = (tmp_path / f"threads {rank}").read_text().split("|")
+        assert "gloo" in before
+        assert "gloo" not in after
+
+
+def _train_and_list_threads(config: Path, settings: list[str], folder: Path) -> None:
+    names = [""]
+    destroy = dist.destroy_process_group
+
+    def note_and_destroy() -> None:
+        names[0] = _thread_names()
+        destroy()
+
+    dist.destroy_process_group = note_and_destroy
+    file = folder / f"threads {os.environ['RANK']}"
+    try:
+        pretrain_teacher(config, [*SHORT, *settings], folder)
+    finally:
+        file.write_text(f"{names[0]}|{_thread_names()}")
+
+
+def _thread_names() -> str:
+    return " ".join(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
 
 
 def test_two_ranks__killed_one_ends_the_other(
@@ -208,6 +250,45 @@ def _be_slow() -> None:
 
 def test_wait_for_all__slow_rank_is_waited_for_beyond_the_timeout() -> None:
     assert exit_codes(start_two(_be_slow)) == [0, 0]
+
+
+def _be_slow_on_first_rank() -> None:
+    with joined(timeout_s=2):
+        assert on_first_rank(lambda: time.sleep(4) or "done") == "done"
+
+
+def test_on_first_rank__slow_one_is_waited_for_beyond_the_timeout() -> None:
+    assert exit_codes(start_two(_be_slow_on_first_rank)) == [0, 0]
+
+
+def _save_what_one_rank_sees(folder: Path) -> None:
+    with joined(timeout_s=20):
+        save_now(SimpleNamespace(work_dir=folder / str(dist.get_rank())), 3)
+
+
+def test_save_now__checkpoint_that_the_first_rank_alone_sees__is_saved_by_none(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/iter_3.pth").touch()
+    assert exit_codes(start_two(_save_what_one_rank_sees, tmp_path)) == [0, 0]
+
+
+def test_two_ranks__that_initialize_differently__start_with_the_same_weights(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from s4m_pipeline.models.mask2former import InstanceMask2Former
+
+    usual = InstanceMask2Former.init_weights
+
+    def by_rank(network: InstanceMask2Former) -> None:
+        usual(network)
+        for parameter in network.parameters():
+            parameter.data += 0.1 * dist.get_rank()
+
+    monkeypatch.setattr(InstanceMask2Former, "init_weights", by_rank)
+    start = f"custom_hooks=[{{'type': 'NoteStart', 'folder': '{tmp_path}'}}]"
+    assert train_two(tiny_config, tmp_path, start, "teacher.init_from=None", "teacher.iterations=1") == [0, 0]
+    first, second = ((tmp_path / f"start {rank}").read_text() for rank in range(2))
+    assert first == second
 
 
 def _be_asked_to_stop() -> None:
@@ -272,7 +353,7 @@ def test_on_first_rank__gives_its_result_to_all(launcher: dict[str, str], tmp_pa
 
 
 def test_devices__sigterm_to_the_command_saves_and_ends_with_143(tiny_config: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stages", "pretrain-teacher", str(tiny_config)]
+    command = [sys.executable, "-m", "s4m_stages", "pretrain-teacher", str(tiny_config)]
     options = ["--work-dir", str(tmp_path), "--devices", "2", "--set", "teacher.iterations=500"]
     process = subprocess.Popen(
         [*command, *options, "--set", "teacher.log_every=1"],

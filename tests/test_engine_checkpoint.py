@@ -10,19 +10,18 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from s4m_pipeline.engine.checkpoint import (
+from s4m_pipeline.config.weight_files import WeightFile
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.experiment.checkpoints import latest_checkpoint
+from s4m_pipeline.models.checkpoint import (
     AtomicBackend,
     Weights,
-    initialise,
-    latest_checkpoint,
     load_checkpoint,
-    load_weights,
     read_weights,
     require_classes,
-    require_fit,
     write_weights,
 )
-from s4m_pipeline.errors import UserError
+from s4m_pipeline.models.fitting import initialize, load_weights, require_fit
 
 
 class Hostile:
@@ -47,7 +46,7 @@ def model(classes: int = 2) -> nn.Module:
 
 
 def weights(classes: tuple[str, ...] | None, of: nn.Module) -> Weights:
-    return Weights(Path("given.safetensors"), of.state_dict(), classes)
+    return Weights(WeightFile(path=Path("given.safetensors")), of.state_dict(), classes)
 
 
 def test_atomic_backend__failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
@@ -65,7 +64,7 @@ def test_atomic_backend__full_disk_is_a_user_error_with_both_sizes(
     def refuse(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("s4m_pipeline.engine.checkpoint.write_bytes", refuse)
+    monkeypatch.setattr("s4m_pipeline.models.checkpoint.write_bytes", refuse)
     with pytest.raises(UserError, match=r"iter_1\.pth.*No space left.* 3 bytes needed, [\d,]+ bytes are"):
         AtomicBackend().put(b"new", tmp_path / "iter_1.pth")
     with pytest.raises(
@@ -115,6 +114,19 @@ def test_read_weights__truncated_file_is_a_user_error(name: str, tmp_path: Path)
             read_weights(tmp_path / name)
 
 
+def test_load_checkpoint__flipped_bit_anywhere_is_a_user_error(tmp_path: Path) -> None:
+    """Of weights, too: torch stores checksums and does not compare them."""
+    torch.save({"state_dict": {"a": torch.arange(9.0)}}, tmp_path / "whole.pth")
+    content = (tmp_path / "whole.pth").read_bytes()
+    place = content.index(torch.arange(9.0).numpy().tobytes())
+    for flipped in (0, place, place + 30):  # 0: no archive any more, but an old checkpoint to torch
+        (tmp_path / "flipped.pth").write_bytes(
+            content[:flipped] + bytes([content[flipped] ^ 1]) + content[flipped + 1 :]
+        )
+        with pytest.raises(UserError, match=r"flipped\.pth (is damaged|is a pickle)"):
+            load_checkpoint(tmp_path / "flipped.pth")
+
+
 @pytest.mark.parametrize("classes", ["cat, dog", "5", '"cat"', "[1, 2]"])
 def test_read_weights__header_whose_classes_are_no_list_of_names__is_a_user_error(
     classes: str, tmp_path: Path
@@ -125,11 +137,11 @@ def test_read_weights__header_whose_classes_are_no_list_of_names__is_a_user_erro
 
 
 @pytest.mark.parametrize(
-    "content", [[torch.zeros(2)], {"model": {"a": torch.zeros(2)}}, {"state_dict": 3}, torch.zeros(2)]
+    "content", [[torch.zeros(2)], {"model": {"a": 3}}, {"state_dict": 3}, torch.zeros(2)]
 )
 def test_read_weights__checkpoint_of_other_things__is_a_user_error(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"w\.pth holds other things than weights"):
+    with pytest.raises(UserError, match=r"w\.pth does not hold weights"):
         read_weights(tmp_path / "w.pth")
 
 
@@ -167,15 +179,15 @@ def test_load_weights__mismatch_is_refused_and_named() -> None:
 
 def part_of(source: nn.Module, *names: str) -> Weights:
     kept = {name: value for name, value in source.state_dict().items() if name.startswith(names)}
-    return Weights(Path("part"), kept, None)
+    return Weights(WeightFile(path=Path("part")), kept, None)
 
 
-def test_initialise__whole_parts_of_a_model_fit_and_leave_the_rest_as_it_was() -> None:
+def test_initialize__whole_parts_of_a_model_fit_and_leave_the_rest_as_it_was() -> None:
     target, source = model(), model()
     before = target["panoptic_head"]["query"].weight.clone()
     part = part_of(source, "backbone.")
     require_fit(target, part, ("a", "b"))
-    assert initialise(target, part, ("a", "b")) == "2 of 8 tensors start from part"
+    assert initialize(target, part, ("a", "b")) == "2 of 8 tensors initialized from part"
     assert torch.equal(target["backbone"].weight, source["backbone"].weight)
     assert torch.equal(target["panoptic_head"]["query"].weight, before)
     require_fit(target, part_of(source, "backbone.", "panoptic_head.pixel_decoder."), ("a", "b"))
@@ -196,30 +208,67 @@ def test_require_fit__missing_tensors_are_refused_and_named(kept: tuple[str, ...
         require_fit(model(), part_of(model(), *kept), ("a", "b"))
 
 
-def test_initialise__nothing_that_fits_is_refused() -> None:
+def test_initialize__nothing_that_fits_is_refused() -> None:
     for tensors in ({}, {"neck.weight": torch.zeros(1)}):
         with pytest.raises(UserError, match=rf"none of its {len(tensors)} tensors fits"):
-            initialise(model(), Weights(Path("given"), tensors, None), ("a", "b"))
+            initialize(model(), Weights(WeightFile(path=Path("given")), tensors, None), ("a", "b"))
 
 
-def test_initialise__weights_for_other_classes_lose_the_class_layer() -> None:
+def test_initialize__weights_for_other_classes_lose_the_class_layer() -> None:
     target, source = model(3), model(2)
     given = weights(("a", "b"), source)
-    with pytest.raises(UserError, match="other classes"):
-        require_fit(target, given, ("a", "b", "c"))
-    assert initialise(target, given, ("a", "b", "c")).startswith("6 of 8")
+    with pytest.raises(UserError, match="different classes"):
+        require_fit(target, given, ("c", "d", "e"))
+    assert initialize(target, given, ("c", "d", "e")).startswith("6 of 8")
     same_count = model(2)
     before = same_count["panoptic_head"]["cls_embed"].weight.clone()
-    initialise(same_count, given, ("x", "y"))
+    initialize(same_count, given, ("x", "y"))
     assert torch.equal(same_count["panoptic_head"]["cls_embed"].weight, before)
 
 
-def test_require_fit__unknown_tensor_is_refused_and_passed_over_by_initialise() -> None:
+def test_initialize__fewer_queries_than_the_file_start_from_its_first_ones() -> None:
+    target, source = queries(3), queries(5)
+    given = part_of(source, "backbone.", "panoptic_head.pixel_decoder.", "panoptic_head.query")
+    require_fit(target, given, ("a", "b"))
+    assert initialize(target, given, ("a", "b")).startswith("8 of 10")
+    for name in ("query_embed", "query_feat"):
+        own, first = target["panoptic_head"][name].weight, source["panoptic_head"][name].weight[:3]
+        assert torch.equal(own, first)
+
+
+def test_initialize__queries_that_the_file_lacks_stay_random_and_are_counted() -> None:
+    target, source = queries(5), queries(3)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    given = part_of(source.half(), "backbone.", "panoptic_head.pixel_decoder.", "panoptic_head.query")
+    require_fit(target, given, ("a", "b"))
+    assert initialize(target, given, ("a", "b")).endswith("; 2 queries that it lacks start at random")
+    for name in ("query_embed", "query_feat"):
+        own, first = target["panoptic_head"][name].weight, source["panoptic_head"][name].weight
+        assert own.dtype == torch.float32
+        assert torch.equal(own[:3], first.float())
+        assert torch.equal(own[3:], before[f"panoptic_head.{name}.weight"][3:])
+
+
+def test_require_fit__queries_of_another_width_are_refused() -> None:
+    other = queries(3)
+    other["panoptic_head"]["query_feat"] = nn.Embedding(3, 8)
+    with pytest.raises(UserError, match=r"query_feat\.weight: \(3, 8\) in the file, \(5, 4\) in the model"):
+        require_fit(queries(5), part_of(other, ""), ("a", "b"))
+
+
+def queries(count: int) -> nn.Module:
+    network = model()
+    head = network["panoptic_head"]
+    head["query_embed"], head["query_feat"] = nn.Embedding(count, 4), nn.Embedding(count, 4)
+    return network
+
+
+def test_require_fit__unknown_tensor_is_refused_and_passed_over_by_initialize() -> None:
     tensors = {**model().state_dict(), "neck.weight": torch.zeros(1)}
-    given = Weights(Path("given"), tensors, None)
+    given = Weights(WeightFile(path=Path("given")), tensors, None)
     with pytest.raises(UserError, match=r"neck\.weight: not in the model(.|\n)*--allow-partial"):
         require_fit(model(), given, ("a", "b"))
-    assert initialise(model(), given, ("a", "b")).startswith("8 of 8")
+    assert initialize(model(), given, ("a", "b")).startswith("8 of 8")
 
 
 def test_latest_checkpoint__counts_numbers_not_letters(tmp_path: Path) -> None:

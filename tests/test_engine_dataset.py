@@ -1,5 +1,6 @@
 """The data set that mmdet's pipelines read from."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import TRANSFORMS
 
-from s4m_pipeline.engine.parts import coco_dataset, train_dataloader
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.registry import register_all
+from s4m_cache.segmentation import decode_counts
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.loaders import coco_dataset, train_dataloader
+from s4m_pipeline.models.registry import register_all
+from tests.conftest import SIZE_PX
 
 PIPELINE = [
     {"type": "LoadRGB"},
-    {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
+    {"type": "LoadInstances"},
     {"type": "PackDetInputs"},
 ]
 
@@ -53,7 +57,34 @@ def test_dataset__labels_follow_category_ids_whatever_the_order_of_the_json(
             assert np.all(image[:, mask.astype(bool)] == (240, 10)[label])
 
 
-def test_dataset__crowd_is_not_learnt_and_images_without_objects_stay(
+def test_load_instances__of_any_annotation__gives_what_mmdet_loads(
+    build: Any, document: dict[str, Any]
+) -> None:
+    """Polygons, also of several parts and partly outside, run lengths of both kinds, a crowd, no pixel."""
+    one, two, three, four, five = document["annotations"][:5]
+    one["segmentation"] = [[3.2, 4.7, 40.1, 6.0, 22.5, 51.3], [50, 50, 90, 50, 90, 70.5, 50, 70]]
+    two["segmentation"] = [[10, 10, 12, 10, 12, 12.5], [1, 2, 3, 4]]
+    runs = decode_counts(three["segmentation"]["counts"])
+    three["segmentation"]["counts"], three["iscrowd"] = runs, 1
+    four["segmentation"]["counts"] = [SIZE_PX * SIZE_PX - 3, 0, 0, 1, 0, 2]
+    five["segmentation"]["counts"], five["iscrowd"] = [SIZE_PX * SIZE_PX], 1
+    for entry in (one, two, three, four, five):
+        entry["image_id"] = one["image_id"]
+        del entry["bbox"], entry["area"]  # of another mask
+    first = build(document).get_data_info(0)
+    first |= {"img_shape": (SIZE_PX, SIZE_PX), "ori_shape": (SIZE_PX, SIZE_PX)}
+    ours, theirs = (
+        TRANSFORMS.build(kind)(copy.deepcopy(first))
+        for kind in ({"type": "LoadInstances"}, {"type": "LoadAnnotations", "with_mask": True})
+    )
+    assert len(ours["gt_masks"]) == 5
+    assert np.array_equal(ours["gt_masks"].to_ndarray(), theirs["gt_masks"].to_ndarray())
+    assert torch.equal(ours["gt_bboxes"].tensor, theirs["gt_bboxes"].tensor)
+    for name in ("gt_bboxes_labels", "gt_ignore_flags"):
+        assert ours[name].dtype == theirs[name].dtype and np.array_equal(ours[name], theirs[name])
+
+
+def test_dataset__crowd_is_not_learned_and_images_without_objects_stay(
     build: Any, document: dict[str, Any]
 ) -> None:
     document["annotations"][0]["iscrowd"] = 1
@@ -82,7 +113,7 @@ def test_dataset__unreadable_image_names_the_file(build: Any, document: dict[str
 def test_collate__keeps_images_labels_and_masks_and_no_other_tensor(
     build: Any, document: dict[str, Any]
 ) -> None:
-    from s4m_pipeline.engine.dataset import collate_instances
+    from s4m_pipeline.data.dataset import collate_instances
 
     document["annotations"][0]["iscrowd"] = 1
     dataset = build(document)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from s4m_pipeline.engine import seeding
-from s4m_pipeline.engine.seeding import SeededSampler, seed_all, seed_cpu
+from s4m_pipeline.data import seeding
+from s4m_pipeline.data.seeding import SeededSampler, seed_all, seed_cpu
 
 FIVE = range(5)
 

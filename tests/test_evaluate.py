@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 
+from s4m_cache.masks import Masks
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import CocoData, load_coco
-from s4m_pipeline.engine.checkpoint import write_weights
-from s4m_pipeline.engine.parts import model_config
-from s4m_pipeline.errors import UserError
+from s4m_pipeline.data.packed_masks import pack_masks
 from s4m_pipeline.evaluation.mask_ap import coco_results, mask_ap
-from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.registry import register_all
-from stages.evaluate import evaluate
+from s4m_pipeline.models.checkpoint import write_weights
+from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.registry import register_all
+from s4m_stages.evaluate import evaluate
 
 BACKENDS = ("faster_coco_eval", "pycocotools")
 
@@ -68,6 +69,20 @@ def test_mask_ap__perfect_predictions_reach_100(backend: str, truth: CocoData) -
     assert (found.images, found.instances, found.predictions, found.backend) == (6, 12, 12, backend)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mask_ap__annotation_ids_from_0__change_no_number(
+    backend: str, truth: CocoData, tiny_coco: Any, tmp_path: Path
+) -> None:
+    document = json.loads(tiny_coco.annotations("train").read_text())
+    for annotation in document["annotations"]:
+        annotation["id"] -= 1
+    (tmp_path / "from_0.json").write_text(json.dumps(document))
+    renumbered = load_coco(tmp_path / "from_0.json", tiny_coco.images("train"))
+    assert mask_ap(renumbered, imperfect(truth), backend=backend) == mask_ap(
+        truth, imperfect(truth), backend=backend
+    )
+
+
 def test_mask_ap__both_packages_give_the_same_numbers(truth: CocoData) -> None:
     one, other = (dataclasses.asdict(mask_ap(truth, imperfect(truth), backend=name)) for name in BACKENDS)
     assert 0 < one["AP"] < 100
@@ -110,13 +125,19 @@ def test_mask_ap__wrong_class_and_crowd_count_as_coco_says(backend: str, tmp_pat
 
 def test_coco_results__masks_survive_encoding() -> None:
     masks = torch.rand(3, 20, 30) > 0.5
-    instances = {"labels": torch.tensor([1, 0, 1]), "scores": torch.tensor([0.5, 0.25, 1.0]), "masks": masks}
-    results = coco_results(7, [10, 20], instances)
+    masks[1] = False
+    instances = {
+        "labels": torch.tensor([1, 0, 1]),
+        "scores": torch.tensor([0.5, 0.25, 1.0]),
+        "masks": pack_masks(masks),
+    }
+    results = coco_results(7, (20, 30), [10, 20], instances)
     assert [result["category_id"] for result in results] == [20, 10, 20]
     assert [result["score"] for result in results] == [0.5, 0.25, 1.0]
     for result, mask in zip(results, masks, strict=True):
         assert np.array_equal(coco_mask.decode(result["segmentation"]), mask.numpy())
-    assert coco_results(7, [10, 20], {name: value[:0] for name, value in instances.items()}) == []
+    nothing = {"labels": torch.zeros(0), "scores": torch.zeros(0), "masks": Masks.empty(0)}
+    assert coco_results(7, (20, 30), [10, 20], nothing) == []
 
 
 @pytest.fixture
@@ -125,8 +146,8 @@ def network(tiny_config: Path) -> Any:
 
     register_all()
     torch.manual_seed(0)
-    _, parts = load_experiment(tiny_config, [])
-    model = MODELS.build(model_config(parts["model"], 2))
+    _, config = load_experiment(tiny_config, [])
+    model = MODELS.build(model_config(config["model"], 2))
     model.init_weights()
     return model.eval()
 
@@ -148,13 +169,15 @@ def test_predict__equals_mmdets_own_prediction(rescale: bool, network: Any) -> N
         network.test_cfg["panoptic_on"] = False
         network.panoptic_fusion_head.test_cfg = {**network.test_cfg, "instance_on": True}
         theirs = Mask2Former.predict(network, images, samples(), rescale=rescale)
+    height, width = meta["ori_shape"] if rescale else meta["img_shape"]
     for one, other in zip(ours, theirs, strict=True):
-        one, other = (_by_score(sample.pred_instances) for sample in (one, other))
+        one, other = one.pred_instances, other.pred_instances
+        first, second = (torch.argsort(found.scores, stable=True) for found in (one, other))
         assert len(one) == 20
-        assert torch.equal(one.masks, other.masks)
-        assert torch.equal(one.labels, other.labels)
-        assert torch.equal(one.bboxes, other.bboxes)
-        assert torch.allclose(one.scores, other.scores)
+        masks = one.masks.select(first.numpy()).dense((0, 0, height, width))
+        np.testing.assert_array_equal(masks, other.masks[second].numpy())
+        assert torch.equal(one.labels[first], other.labels[second])
+        assert torch.allclose(one.scores[first], other.scores[second])
 
 
 def test_predict__more_asked_than_queries_times_classes_gives_them_all(network: Any) -> None:
@@ -165,10 +188,6 @@ def test_predict__more_asked_than_queries_times_classes_gives_them_all(network: 
     with torch.no_grad():
         (sample,) = network.predict(torch.randn(1, 3, 64, 64), [DetDataSample(metainfo=meta)])
     assert len(sample.pred_instances) == 15 * 2
-
-
-def _by_score(instances: InstanceData) -> InstanceData:
-    return instances[torch.argsort(instances.scores, stable=True)]
 
 
 def test_evaluate__json_holds_every_number(
@@ -230,6 +249,6 @@ def test_evaluate__unreadable_image__is_named(
 def test_evaluate__json_is_all_that_reaches_stdout(tiny_config: Path, tmp_path: Path, network: Any) -> None:
     path = tmp_path / "w.safetensors"
     write_weights(path, network.state_dict(), ("bright", "dark"))
-    command = [sys.executable, "-m", "stages", "evaluate", str(tiny_config), str(path), "--json"]
+    command = [sys.executable, "-m", "s4m_stages", "evaluate", str(tiny_config), str(path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["images"] == 3

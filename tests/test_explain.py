@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from s4m_pipeline.explain import explain
-from s4m_pipeline.registry import register_all
-from stages.artifacts import RunRecord
+from s4m_pipeline.core.explain import explain
+from s4m_pipeline.experiment.run_record import RunRecord
+from s4m_pipeline.models.registry import register_all
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EACCES])
@@ -91,7 +91,7 @@ def test_explain__config_that_cannot_be_built__names_what(settings: dict[str, ob
         TRANSFORMS.build(settings)
     said = explain(raised.value) or ""
     assert named in said
-    assert "Mend the config" in said
+    assert "Fix the config" in said
 
 
 @pytest.mark.parametrize(

@@ -18,19 +18,20 @@ from pycocotools.coco import COCO
 from safetensors import safe_open
 from scipy import ndimage
 
-from cache.generation import GenerationSpec
-from cache.generations import begin, publish
-from cache.records import ImageLabels, Instances
-from cache.sharding import ShardSpec
-from cache.writer import ShardWriter
+from s4m_cache.generation import GenerationSpec
+from s4m_cache.generations import begin, publish
+from s4m_cache.records import ImageLabels, Instances
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.writer import ShardWriter
+from s4m_pipeline.apps.export.mmdet_config import mmdet_config
+from s4m_pipeline.apps.predict.predictor import Predictor
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.formats.yolo import label_file, polygon
 from s4m_pipeline.data.unlabeled import load_unlabeled
-from s4m_pipeline.engine.checkpoint import read_weights, write_weights
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.export.mmdet_config import mmdet_config
-from s4m_pipeline.export.yolo import label_file, polygon
-from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.predict.predictor import Predictor
-from stages.export import labels, mmdet, weights
+from s4m_pipeline.models.checkpoint import read_weights, write_weights
+from s4m_stages.export import mmdet, weights
+from s4m_stages.export_labels import labels
 from tests.conftest import CLASSES, TinyCoco
 
 Tensors = dict[str, torch.Tensor]
@@ -72,7 +73,7 @@ def test_weights__average_or_last_step_is_written_as_asked(
 ) -> None:
     path, average, last = trained
     out = tmp_path / "new/out.safetensors"
-    weights(tiny_config, path, out, kind)
+    weights(tiny_config, [path, out], kind)
     found = read_weights(out)
     assert found.classes == CLASSES
     expected = last if kind == "student" else average
@@ -92,14 +93,22 @@ def test_weights__set_that_the_file_does_not_hold_is_refused(
     plain = tmp_path / "plain.pth"
     torch.save({"state_dict": trained[2], "meta": {"dataset_meta": {"classes": CLASSES}}}, plain)
     out = tmp_path / "out.safetensors"
-    with pytest.raises(UserError, match="no averaged weights"):
-        weights(tiny_config, plain, out, "ema")
+    with pytest.raises(UserError, match="no EMA weights"):
+        weights(tiny_config, [plain, out], "ema")
     with pytest.raises(UserError, match="one set of weights"):
-        weights(tiny_config, tiny_checkpoint, out, "student")
+        weights(tiny_config, [tiny_checkpoint, out], "student")
     assert not out.exists()
-    weights(tiny_config, plain, out)
+    weights(tiny_config, [plain, out])
     with safe_open(out, framework="pt") as file:
         assert file.metadata()["weights"] == "student"
+
+
+def test_weights__without_checkpoint_or_best_of_the_experiment_says_how_to_get_one(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"has no best\.safetensors"):
+        weights(tiny_config, [tmp_path / "out.safetensors"])
 
 
 def test_weights__faulty_destination_or_checkpoint_writes_nothing(
@@ -110,20 +119,20 @@ def test_weights__faulty_destination_or_checkpoint_writes_nothing(
     other = tmp_path / "other.safetensors"
     write_weights(other, read_weights(tiny_checkpoint).tensors, ("a", "b", "c"))
     for checkpoint, out, message in (
-        (tiny_checkpoint, taken, "is there already"),
+        (tiny_checkpoint, taken, "exists already"),
         (tiny_checkpoint, tmp_path / "out.pth", "ends in .safetensors"),
         (tiny_checkpoint, taken / "out.safetensors", "cannot be written: File exists"),
         (other, tmp_path / "out.safetensors", "does not fit the model"),
         (tmp_path / "absent.pth", tmp_path / "out.safetensors", "No checkpoint at"),
     ):
         with pytest.raises(UserError, match=message):
-            weights(tiny_config, checkpoint, out)
+            weights(tiny_config, [checkpoint, out])
     assert taken.read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
 
 
 STOCK_MMDET = """
 import sys
-from s4m_pipeline.ops import stand_in_for_missing_ops  # for mmcv without compiled operators
+from s4m_pipeline.models.ops import stand_in_for_missing_ops  # for mmcv without compiled operators
 stand_in_for_missing_ops()
 
 import numpy as np
@@ -137,7 +146,8 @@ for number, found in enumerate(inference_detector(network, images)):
     names = [network.dataset_meta["classes"][label] for label in instances.labels]
     np.savez(f"{folder}/{number}.npz", names=names, scores=instances.scores, masks=instances.masks)
 ours = {name for name in sys.modules if name.startswith(("s4m_pipeline", "stages", "cache"))}
-assert ours == {"s4m_pipeline", "s4m_pipeline.ops", "s4m_pipeline.errors"}, ours
+packages = {"s4m_pipeline", "s4m_pipeline.models", "s4m_pipeline.core"}
+assert ours - packages == {"s4m_pipeline.models.ops", "s4m_pipeline.core.errors"}, ours
 """
 
 
@@ -149,11 +159,11 @@ def test_mmdet__stock_mmdet_finds_the_same_objects(
     exif[0x0112] = 6
     photos = [tmp_path / "upright.png", tmp_path / "turned.jpg"]
     for path in photos:
-        colours = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)  # channels differ: a swap would show
-        Image.fromarray(colours).resize((90, 60)).save(path, exif=exif if path.suffix == ".jpg" else None)
+        colors = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)  # channels differ: a swap would show
+        Image.fromarray(colors).resize((90, 60)).save(path, exif=exif if path.suffix == ".jpg" else None)
     overrides = ["model.test_cfg.max_per_image=100"]  # more than mmdet can report
 
-    mmdet(tiny_config, tiny_checkpoint, tmp_path / "out", None, overrides)
+    mmdet(tiny_config, [tiny_checkpoint, tmp_path / "out"], None, overrides)
 
     command = [sys.executable, "-c", STOCK_MMDET, str(tmp_path / "out"), *map(str, photos)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -170,12 +180,12 @@ def test_mmdet__stock_mmdet_finds_the_same_objects(
 
 
 def test_mmdet_config__pipeline_that_reads_otherwise_is_refused(tiny_config: Path) -> None:
-    _, parts = load_experiment(tiny_config, [])
-    assert mmdet_config(parts, CLASSES)["model"]["data_preprocessor"]["bgr_to_rgb"] is True
-    assert parts["model"]["data_preprocessor"]["bgr_to_rgb"] is False  # ours is as it was
-    parts["test_pipeline"][0]["type"] = "LoadImageFromFile"
+    _, config = load_experiment(tiny_config, [])
+    assert mmdet_config(config, CLASSES)["model"]["data_preprocessor"]["bgr_to_rgb"] is True
+    assert config["model"]["data_preprocessor"]["bgr_to_rgb"] is False  # ours is as it was
+    config["test_pipeline"][0]["type"] = "LoadImageFromFile"
     with pytest.raises(UserError, match="Expected LoadRGB"):
-        mmdet_config(parts, CLASSES)
+        mmdet_config(config, CLASSES)
 
 
 def blobs(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -191,7 +201,7 @@ def experiment(tiny_coco: TinyCoco, tmp_path: Path) -> Path:
     (folder / "teacher").mkdir(parents=True)
     data = {"root": str(tiny_coco.root), "labeled": "train.json", "unlabeled": "train.json"}
     data |= {"train_images": "train", "val": "val.json", "val_images": "val"}
-    (folder / "teacher/run.json").write_text(json.dumps({"config": {"data": data}}))
+    (folder / "teacher/run.json").write_text(json.dumps({"config": {"data": data}, "sessions": [{}]}))
     unlabeled = load_unlabeled(tiny_coco.annotations("train"), tiny_coco.images("train"))
     spec = GenerationSpec(
         image_ids=[image.id for image in unlabeled.images],
@@ -207,7 +217,11 @@ def experiment(tiny_coco: TinyCoco, tmp_path: Path) -> Path:
             count = 0 if image.id == 2 else 3
             masks = np.array([blobs(rng, 64, 64) for _ in range(count)], bool).reshape(count, 64, 64)
             masks[:1] = False  # a mask without pixels
-            instances = Instances.create(masks=masks, labels=[0, 1, 0][:count], scores=[0.9] * count)
+            if image.id == 2:  # an ignored one
+                count, masks = 1, np.ones((1, 64, 64), bool)
+            instances = Instances.create(
+                masks=masks, labels=[0, 1, 0][:count], scores=[0.9] * count, ignored=[image.id == 2] * count
+            )
             writer.append(ImageLabels(image_id=image.id, height=64, width=64, instances=instances))
     publish(generation)
     return folder
@@ -219,7 +233,7 @@ def test_labels__coco_is_read_back_by_pycocotools(experiment: Path, start: str, 
     labels(folder, tmp_path / "out.json")
 
     body = json.loads((tmp_path / "out.json").read_text())
-    assert [entry["id"] for entry in body["annotations"]] == list(range(1, 11))
+    assert [entry["id"] for entry in body["annotations"]] == list(range(1, 12))
     assert {entry["id"]: entry["file_name"] for entry in body["images"]} == {
         number: f"{number}.png" for number in range(1, 7)
     }
@@ -234,6 +248,7 @@ def test_labels__coco_is_read_back_by_pycocotools(experiment: Path, start: str, 
             np.testing.assert_array_equal(coco.annToMask(entry), mask)
             assert entry["segmentation"]["size"] == [64, 64] and entry["iscrowd"] == 0
             assert entry["area"] == mask.sum() > 0
+    assert [entry["iscrowd"] for entry in coco.loadAnns(coco.getAnnIds(2))] == [1]
 
 
 def test_labels__yolo_outlines_filled_again_give_the_masks(experiment: Path, tmp_path: Path) -> None:
@@ -292,7 +307,7 @@ def test_labels__category_zero_is_warned_of(
     publish(generation)
     labels(tmp_path / "cache", tmp_path / "out.json")
     error = " ".join(capsys.readouterr().err.split())
-    assert ("takes for no class" in error) == (0 in category_ids)
+    assert ("reads as no class" in error) == (0 in category_ids)
     labels(tmp_path / "cache", tmp_path / "yolo", "yolo")
     data = yaml.safe_load((tmp_path / "yolo/data.yaml").read_text(encoding="utf-8"))
     assert data["names"] == dict(enumerate(names))
@@ -336,7 +351,7 @@ def test_labels__names_of_other_images_are_not_taken(
     run = experiment / "teacher/run.json"
     run.write_text(run.read_text().replace('"unlabeled": "train.json"', '"unlabeled": "val.json"'))
     labels(experiment, tmp_path / "out.json")
-    assert "file names are not known" in " ".join(capsys.readouterr().err.split())
+    assert "file names are unknown" in " ".join(capsys.readouterr().err.split())
     body = json.loads((tmp_path / "out.json").read_text())
     assert body["images"][0]["file_name"] == "000000000001.jpg"
 
@@ -362,7 +377,7 @@ def test_labels__names_are_taken_from_a_json_or_a_folder(
         (["1.png", "2.png"], "no file names for images 3, 4, 5, 6"),
         (
             ["1.png", "1.jpg", "3.png", "4.png", "5.png", "6.png"],
-            r"would share the file of labels labels/1\.txt",
+            r"would share the label file labels/1\.txt",
         ),
     ],
     ids=["above", "absolute", "too few", "one stem"],
@@ -381,10 +396,10 @@ def test_labels__faulty_source_or_destination_is_refused(experiment: Path, tmp_p
     taken = tmp_path / "taken.json"
     taken.write_text("mine")
     for folder, out, to, message in (
-        (tmp_path / "absent", tmp_path / "out.json", "coco", "no pseudo-labels are there"),
-        (experiment, taken, "coco", "is there already"),
+        (tmp_path / "absent", tmp_path / "out.json", "coco", "no pseudo-labels found"),
+        (experiment, taken, "coco", "exists already"),
         (experiment, tmp_path / "out", "coco", r"ends in \.json"),
-        (experiment, experiment, "yolo", "is there already"),
+        (experiment, experiment, "yolo", "exists already"),
     ):
         with pytest.raises(UserError, match=message):
             labels(folder, out, to)

@@ -1,7 +1,5 @@
 """`s4m init`: what it writes runs, splits without leaks, fits the device, and destroys nothing."""
 
-import dataclasses
-import itertools
 import json
 import os
 import shutil
@@ -14,15 +12,20 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from s4m_pipeline.custom.fitting import _WEIGHT_BYTES, GB, Device, bytes_per_image, fit
+from s4m_cache.fingerprint import file_sha256
+from s4m_pipeline.apps.init import timing
+from s4m_pipeline.apps.init.gpu import COCO_R50, COCO_SWIN_T, IMAGENET
+from s4m_pipeline.apps.init.small import TINY, IterationSeconds, SamSeconds
+from s4m_pipeline.config import weight_files
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.coins import REGIONS, TILE_PX, segment_coins, write_coins
-from s4m_pipeline.engine import parts as build
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.options.student import ArpOptions, StudentOptions
-from s4m_pipeline.registry import register_all
-from stages.cli import build_app
+from s4m_pipeline.data.loaders import coco_dataset, train_dataloader
+from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.registry import register_all
+from s4m_stages.cli import build_app
+from s4m_stages.pretrain_teacher import pretrain_teacher
 
 
 class Photos:
@@ -63,7 +66,14 @@ class Edited(dict[str, Any]):
 
 
 @pytest.fixture
-def photos(tiny_coco, tmp_path) -> Photos:
+def photos(tiny_coco, tmp_path, monkeypatch) -> Photos:
+    """On a machine without a GPU and without SAM 2's weights, whose speed is known."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: None)
+    monkeypatch.setattr(
+        timing, "time_iterations", lambda text, labeled: IterationSeconds(teacher=1, student=2)
+    )
+    monkeypatch.setattr(timing, "time_sam", lambda name: SamSeconds(name=name, encode=0.1, decode=0.01))
     return Photos(tiny_coco, tmp_path)
 
 
@@ -75,43 +85,114 @@ def test_init__for_a_device__writes_a_config_that_is_read_built_and_fed(
     from mmengine.runner import Runner
 
     register_all()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = photos.init(*photos.with_val(), "--test", photos.root / "test.json", *device)
     assert result.exit_code == 0, result.output
     monkeypatch.chdir(tmp_path / "my photos")  # neither the repository nor where it was written from
     options, config = load_experiment(photos.out / "mine.py", [])
     assert (options.sam.model == "nano") == (device == [])
+    assert (options.refine.prompt, options.refine.accept) == ("auto", "calibrated")
+    assert (options.require_student().init_from == "teacher") == (device == [])
     data = options.data
-    train = build.coco_dataset(
-        data.path(data.labeled), data.path(data.train_images), config["train_pipeline"]
-    )
-    loader = Runner.build_dataloader(build.train_dataloader(train, batch_size=2, workers=0, seed=0))
+    train = coco_dataset(data.path(data.labeled), data.path(data.train_images), config["train_pipeline"])
+    loader = Runner.build_dataloader(train_dataloader(train, batch_size=2, workers=0, seed=0))
     crop = next(s for s in config["train_pipeline"] if s["type"] == "RandomCrop")["crop_size"][0]
     assert all(max(image.shape[1:]) <= crop for image in next(iter(loader))["inputs"])
     for split, count in (("val", 3), ("test", 2)):
         assert len(load_coco(*data.split(split)).images) == count
     assert data.path(data.unlabeled).is_dir()
-    with torch.device("meta"):
-        MODELS.build(build.model_config(config["model"], 2))
+    MODELS.build(model_config(config["model"], 2))
     assert options.student is not None
     assert options.student.unlabeled_batch_size <= 3
 
 
-def test_init__says_what_a_machine_without_gpu_gets(photos, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+@pytest.mark.parametrize(
+    ("device", "start", "rate", "backbone"),
+    [
+        (["--gpu-gb", 24], COCO_SWIN_T, 5e-5, "SwinTransformer"),
+        (["--gpu-gb", 16], COCO_R50, 5e-5, "ResNet"),
+        (["--gpu-gb", 24, "--from-scratch"], IMAGENET, 1e-4, "ResNet"),
+    ],
+)
+def test_init__for_a_gpu__starts_from_a_network_for_coco_and_says_where_it_comes_from(
+    photos, device, start, rate, backbone, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    result = photos.init(*photos.with_val(), *device)
+    options, config = load_experiment(photos.out / "mine.py", [])
+    assert (options.teacher.init_from, options.require_student().init_from) == (start, start)
+    assert config["optim_wrapper"]["optimizer"]["lr"] == rate
+    assert config["model"]["backbone"]["type"] == backbone
+    fetched = f"{start} is fetched at first use. Without a network there: curl" in result.output
+    assert fetched == (start != IMAGENET)
+    written = " ".join((photos.out / "mine.py").read_text().split())
+    assert ("a choice that was not measured" in written) == (start != IMAGENET)
+
+
+@pytest.mark.slow
+def test_init__for_a_gpu__trains_a_step_on_the_cpu_from_the_published_file(photos, monkeypatch, tmp_path):
+    from mmdet.registry import MODELS
+
+    register_all()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    photos.init(*photos.with_val(), "--gpu-gb", 24)
+    _, config = load_experiment(photos.out / "mine.py", [])
+    network = MODELS.build(model_config(config["model"], 80, COCO_SWIN_T))
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "file.pth")
+    file = weight_files.zoo_file(COCO_SWIN_T.removeprefix("mmdet://"))
+    file = file.with_name(f"file-{file_sha256(tmp_path / 'file.pth')[:8]}.pth")
+    file.parent.mkdir(parents=True)
+    (tmp_path / "file.pth").rename(file)
+    monkeypatch.setattr(weight_files, "zoo_file", lambda name: file)
+    settings = ["iterations=1", "batch_size=1", "precision=fp32", "workers=0", "validate_every=1"]
+    smaller = ["sd.enabled=false", "model.train_cfg.num_points=64", *(f"teacher.{text}" for text in settings)]
+    pretrain_teacher(photos.out / "mine.py", smaller, tmp_path / "work")
+    record = json.loads((tmp_path / "work/teacher/run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["sessions"][0]["initial_weights"].endswith(f"({COCO_SWIN_T})")
+
+
+def test_init__says_what_a_machine_without_gpu_gets(photos):
     output = photos.init(*photos.with_val()).output
-    assert "No GPU here" in output
+    assert "No GPU found" in output
     assert "--gpu-gb" in output
-    assert "6 labelled, 3 validation, 3 unlabelled images" in output
+    assert "6 labeled, 3 validation, 3 unlabeled images" in output
     path = photos.out / "mine.py"
     assert f"Next: s4m doctor {path}\n      s4m run {path}\n" in output
     text = path.read_text()
     assert f"Commands:         s4m run {path}, or stage by stage\n" in text
     assert "# 0 bright\n# 1 dark\n" in text
     assert "sized for a CPU" in text
+    estimate = "about 20 minutes on this machine: 400 iterations of the teacher at 1.00 s, 400 of the student"
+    assert estimate in output and estimate in text
 
 
-def test_init__without_validation__holds_some_labelled_images_out(photos):
+def test_init__sam_that_is_not_on_this_machine__is_written_and_not_fetched(photos, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: pytest.fail("downloaded"))
+    result = photos.init("--sam", "facebook/sam2.1-hiera-small")
+    assert "facebook/sam2.1-hiera-small are not on this machine" in result.output
+    options, _ = load_experiment(photos.out / "mine.py", [])
+    assert (options.sam.model, options.cache.embeddings) == ("facebook/sam2.1-hiera-small", True)
+
+
+def test_init__unknown_sam__is_refused_before_anything_is_read(photos):
+    result = photos.init("--sam", "facebook/sam3")
+    assert "unknown model" in str(result.exception)
+    assert "decoding" not in result.output
+
+
+def test_init__sam_that_is_found__is_taken(photos, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: str(tmp_path / name))
+    photos.init()
+    assert load_experiment(photos.out / "mine.py", [])[0].sam.model == TINY
+
+
+def test_init__minutes_with_a_gpu__are_refused(photos):
+    result = photos.init("--minutes", 5, "--gpu-gb", 24)
+    assert str(result.exception).startswith("--minutes 5 is for machines without a GPU")
+    assert not photos.out.exists()
+
+
+def test_init__without_validation__holds_some_labeled_images_out(photos):
     assert photos.init("--val-percent", 34).exit_code == 0
     data = load_experiment(photos.out / "mine.py", [])[0].data
     labeled = load_coco(data.path(data.labeled), data.path(data.train_images))
@@ -122,6 +203,17 @@ def test_init__without_validation__holds_some_labelled_images_out(photos):
     assert all(image.path.is_file() for part in (labeled, val) for image in part.images)
     assert len(labeled.usable) + len(val.usable) == 12
     assert labeled.class_names == val.class_names == ["bright", "dark"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_init__without_validation__keeps_copies_of_an_image_on_one_side(photos, seed):
+    with photos.edit("train.json") as document:
+        names = [image["file_name"] for image in document["images"]]
+    folder = photos.root / "train"
+    (folder / names[-1]).write_bytes((folder / names[0]).read_bytes())
+    assert photos.init("--val-percent", 50, "--seed", seed).exit_code == 0
+    held_out = json.loads((photos.out / "mine" / "val.json").read_text())["images"]
+    assert len({names[0], names[-1]} & {image["file_name"] for image in held_out}) in (0, 2)
 
 
 def test_init__impossible_share_for_validation__is_refused_by_its_own_option(photos):
@@ -135,9 +227,9 @@ def test_init__with_all_photos_in_one_folder__takes_those_without_labels(photos)
         shutil.copy(photos.root / "more" / f"{name}.png", photos.root / "train")
     result = photos.init("--val-percent", 34, unlabeled="train")
     assert result.exit_code == 0, result.output
-    assert "6 images of the unlabelled folder" in result.output
+    assert "6 images of the unlabeled folder" in result.output
     data = load_experiment(photos.out / "mine.py", [])[0].data
-    listed = load_coco(data.path(data.unlabeled), data.path(data.train_images), labelled=False)
+    listed = load_coco(data.path(data.unlabeled), data.path(data.train_images), labeled=False)
     assert {image.file_name for image in listed.images} == {"a.png", "b.png", "c.png"}
     assert not listed.annotations
     assert min(image.id for image in listed.images) > 6
@@ -166,7 +258,7 @@ def test_init__with_errors_in_two_files__names_both_and_writes_nothing(photos):
 def test_init__without_a_usable_annotation__is_refused(photos):
     with photos.edit("train.json") as train:
         train["annotations"] = []
-    assert "nothing to learn from" in str(photos.init(*photos.with_val()).exception)
+    assert "no annotation is usable" in str(photos.init(*photos.with_val()).exception)
 
 
 @pytest.mark.parametrize("where", ["val", "test", "more"])
@@ -183,7 +275,7 @@ def test_init__with_an_image_in_two_parts__is_refused(photos, where):
 def test_init__with_hostile_class_names__still_writes_a_config(photos):
     with photos.edit("train.json") as train, photos.edit("val.json") as val:
         for document in (train, val):
-            document["categories"][0]["name"] = '"""\nraise SystemExit  # {{ fileDirname }}'
+            document["categories"][0]["name"] = '""" raise SystemExit  # {{ fileDirname }}'
     assert photos.init(*photos.with_val()).exit_code == 0
     assert load_experiment(photos.out / "mine.py", [])[0].data.labeled == "train.json"
 
@@ -200,80 +292,45 @@ def test_init__into_a_folder_that_cannot_be_written__says_so(photos):
     assert "cannot be written" in str(photos.init().exception)
 
 
-SIZES = {"small": (100, 80), "photo": (4000, 3000), "panorama": (8000, 1000)}
-
-
-@pytest.mark.parametrize(
-    ("kind", "memory_gb"), list(itertools.product(SIZES, (None, 6, 11, 16, 24, 48, 80, 141)))
-)
-def test_fit__of_any_image_and_memory__is_sound(kind, memory_gb):
-    device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
-    for num_labeled in (1, 300, 100_000):
-        sizes = fit([SIZES[kind]], num_labeled, 3, 8, 400, device)
-        assert sizes.crop_px <= sizes.short_px <= sizes.long_px <= 3 * sizes.short_px
-        assert sizes.short_px % 32 == sizes.long_px % 32 == sizes.crop_px % 32 == 0
-        assert 1 <= sizes.batch_size <= 16
-        assert 0 < sizes.refresh_every <= sizes.burn_in * 3 <= sizes.student_iterations
-        assert 0 < sizes.ema < 1
-        if memory_gb is not None and memory_gb >= 11:
-            assert (
-                2 * sizes.batch_size * bytes_per_image(sizes.crop_px) + _WEIGHT_BYTES <= 0.9 * memory_gb * GB
-            )
-
-
-def test_fit__with_more_memory__never_gives_less():
-    sizes_gb = (6, 11, 16, 48, 80, 141)
-    fits = [fit([SIZES["photo"]], 1000, 1000, 8, 400, Device(memory_bytes=gb * GB)) for gb in sizes_gb]
-    pixels = [sizes.batch_size * sizes.crop_px**2 for sizes in fits]
-    assert pixels == sorted(pixels)
-    assert (fits[0].sam, fits[-1].sam) == ("facebook/sam2.1-hiera-small", "facebook/sam2.1-hiera-large")
-
-
-@pytest.mark.parametrize("memory_gb", [None, 4, 24])
-@pytest.mark.parametrize("num_unlabeled", [1, 300, 20_000, 1_000_000])
-def test_fit__labels_no_more_images_in_a_refresh_than_are_drawn_until_the_next(memory_gb, num_unlabeled):
-    device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
-    sizes = fit([SIZES["photo"]], 300, num_unlabeled, 8, 400, device)
-    assert sizes.refresh_every * sizes.unlabeled_batch_size >= num_unlabeled
-    shares = dataclasses.asdict(sizes)
-    names = ("batch_size", "unlabeled_batch_size", "burn_in", "refresh_every", "ema")
-    StudentOptions(iterations=sizes.student_iterations, **{name: shares[name] for name in names})
-    if num_unlabeled == 300:  # drawn several times in the share of the training that the paper has
-        assert sizes.refresh_every == fit([SIZES["photo"]], 300, 1, 8, 400, device).refresh_every
-
-
-@pytest.mark.parametrize("memory_gb", [None, 4, 24])
-@pytest.mark.parametrize("area_px", [30, 400, 100_000])
-def test_fit__small_objects_are_above_the_area_that_pseudo_labels_must_have(memory_gb, area_px):
-    device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
-    sizes = fit([SIZES["small"]], 300, 300, 8, area_px, device)
-    cells = area_px * (sizes.short_px / 80) ** 2 / 16
-    assert 0.5 <= sizes.min_soft_area < max(cells, 0.6)
-    assert sizes.min_soft_area == 5 if cells > 10 else sizes.min_soft_area < 5
-
-
-@pytest.mark.parametrize("memory_gb", [None, 4, 24])
-@pytest.mark.parametrize("num_unlabeled", [1, 3, 20_000])
-def test_fit__gives_arp_a_pair_of_unlabelled_images(memory_gb, num_unlabeled):
-    device = Device(memory_bytes=None if memory_gb is None else memory_gb * GB)
-    sizes = fit([SIZES["photo"]], 1000, num_unlabeled, 8, 400, device)
-    assert ArpOptions().num_pairs(sizes.unlabeled_batch_size) >= 1
-    assert sizes.unlabeled_batch_size <= max(num_unlabeled, 2)
+def test_timing__of_the_smallest_config__writes_nothing(tiny_coco, tmp_path, monkeypatch):
+    photos = Photos(tiny_coco, tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(timing, "_ITERATIONS", 2)
+    measured = []
+    real = timing.time_iterations
+    monkeypatch.setattr(
+        timing, "time_iterations", lambda *given: measured.append(real(*given)) or measured[-1]
+    )
+    monkeypatch.chdir(tmp_path)
+    assert photos.init(*photos.with_val(), "--sam", "nano").exit_code == 0
+    assert min(measured[0].teacher, measured[0].student) > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my photos", "out"]
+    assert [path.name for path in photos.out.iterdir()] == ["mine.py"]
 
 
 @pytest.mark.parametrize(
     ("device", "objects", "queries"),
-    [([], 10, 20), ([], 39, 60), (["--gpu-gb", 24], 60, 100), (["--gpu-gb", 24], 100, 150)],
+    [
+        ([], 10, 20),
+        ([], 39, 60),
+        ([], 100, 100),
+        ([], 101, 100),
+        (["--gpu-gb", 24], 60, 100),
+        (["--gpu-gb", 24], 100, 150),
+    ],
 )
 def test_init__for_images_full_of_objects__gives_the_network_queries_for_half_as_many_again(
-    photos, device, objects, queries, monkeypatch
+    photos, device, objects, queries
 ):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with photos.edit("train.json") as document:
         first, *others = document["annotations"]
         others = [other for other in others if other["image_id"] != first["image_id"]]
-        document["annotations"] = others + [{**first, "id": 1000 + k} for k in range(objects)]
-    assert photos.init(*photos.with_val(), *device).exit_code == 0
+        x, y, width, height = first["bbox"]  # boxes differ a little: a repeated object counts once
+        document["annotations"] = others + [
+            {**first, "id": 1000 + k, "bbox": [x, y, width, height + k / 1000]} for k in range(objects)
+        ]
+    output = photos.init(*photos.with_val(), *device).output
+    assert ("101 objects, and the small network finds at most 100" in output) == (objects == 101)
     _, config = load_experiment(photos.out / "mine.py", [])
     assert config["model"]["panoptic_head"]["num_queries"] == queries
     assert config["model"]["test_cfg"]["max_per_image"] >= queries
@@ -296,3 +353,38 @@ def test_coins__have_24_masks_and_regions_that_share_no_pixel(tmp_path):
         assert (len(data.images), len(data.usable)) == counts[region.name]
         assert all(image.path.is_file() for image in data.images)
     assert not (tmp_path / "unlabeled.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["yolo", "labelme", "label-images"])
+def test_init__labels_in_any_format_are_taken_and_named(photos: Photos, kind: str) -> None:
+    labels = photos.root / kind
+    done = CliRunner().invoke(
+        build_app(), ["export", "labels", str(photos.root / "train.json"), str(labels), "--format", kind]
+    )
+    assert done.exit_code == 0, done.output
+    if kind == "yolo":
+        (labels / "images").symlink_to(photos.root / "train")
+    if kind == "labelme":  # imagePath is beside the file
+        for path in labels.iterdir():
+            shutil.copy(path, photos.root / "train")
+        labels = photos.root / "train"
+    done = photos.init("--labels", labels)
+    assert done.exit_code == 0, done.output
+    assert {"yolo": "YOLO segmentation", "labelme": "LabelMe", "label-images": "label images"}[
+        kind
+    ] + ", 6 images, 12 objects" in " ".join(done.output.split())
+    options, _ = load_experiment(photos.out / "mine.py", [])
+    parts = [
+        load_coco(options.data.path(name), options.data.path(options.data.train_images))
+        for name in (options.data.labeled, options.data.val)
+    ]
+    assert [part.class_names for part in parts] == [["bright", "dark"]] * 2
+    assert sum(len(part.usable) for part in parts) == 12
+
+
+def test_init__labels_that_cannot_be_converted_leave_nothing_behind(photos: Photos) -> None:
+    (photos.root / "labels").mkdir()
+    Image.new("L", (5, 5)).save(photos.root / "labels/1.png")
+    done = photos.init("--labels", photos.root / "labels")
+    assert isinstance(done.exception, UserError) and "5 x 5 pixels" in str(done.exception)
+    assert not photos.out.exists()

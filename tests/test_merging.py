@@ -5,16 +5,17 @@ import math
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from s4m_cache.masks import Masks
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.evaluation.merging import merged_instance_rate, merged_rate_of_results
-from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks
+from s4m_pipeline.evaluation.pseudo_label_quality import LabeledMasks
 
 
-def strips(labels: list[int], *spans: tuple[int, int]) -> LabelledMasks:
+def strips(labels: list[int], *spans: tuple[int, int]) -> LabeledMasks:
     masks = np.zeros((len(spans), 1, 20), bool)
     for k, (start, stop) in enumerate(spans):
         masks[k, 0, start:stop] = True
-    return LabelledMasks(np.array(labels, int), masks)
+    return LabeledMasks(np.array(labels, int), Masks.from_dense(masks))
 
 
 TRUTH = strips([0, 0, 1], (0, 5), (5, 11), (11, 20))

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.experiment import load_experiment, parse_options
+from s4m_pipeline.config.base import Settings
+from s4m_pipeline.config.experiment import Options, load_experiment, parse_options
+from s4m_pipeline.core.errors import UserError
 
 MODEL = {"backbone": {}, "panoptic_head": {"loss_cls": {}}, "panoptic_fusion_head": {}}
 PARTS = {"model": MODEL, "optim_wrapper": {}, "train_pipeline": [], "test_pipeline": []}
@@ -71,7 +73,7 @@ def test_parse_options__missing_keys_are_named() -> None:
         ("ema", 0, 0.0),
         ("ema", None, None),
         ("iterations", 20.0, 20),
-        ("tensorboard", True, True),
+        ("logger", ["mlflow", "wandb"], ("mlflow", "wandb")),
         ("init_from", "a.pth", "a.pth"),
     ],
 )
@@ -83,7 +85,7 @@ def test_parse_options__convertible_value_is_converted(field: str, given: object
 
 @pytest.mark.parametrize(
     ("field", "given"),
-    [("iterations", True), ("iterations", 2.5), ("tensorboard", 1), ("init_from", 3), ("iterations", None)],
+    [("iterations", True), ("iterations", 2.5), ("logger", 1), ("init_from", 3), ("iterations", None)],
 )
 def test_parse_options__wrong_type_is_refused(field: str, given: object) -> None:
     with pytest.raises(UserError, match=f"teacher.{field}: {given} given"):
@@ -106,17 +108,71 @@ def test_parse_options__part_of_another_shape_is_refused(key: str, given: object
         parse_options(config(**{key: given}))
 
 
+@pytest.mark.parametrize(
+    ("group", "values", "message"),
+    [
+        (
+            "refine",
+            {"prompt": "pints"},
+            "refine.prompt: 'pints' given, one of auto, points, .* or None expected",
+        ),
+        ("refine", {"ignore_below": 0.2}, "refine.ignore_below: 0.2 given, but accept is 'all'"),
+        ("refine", {"nms_iou": 2}, "refine.nms_iou: 2 given, at most 1 or None expected"),
+        ("sd", {"weight": 0}, "sd.weight: 0 given, a number above 0 expected"),
+        ("sd", {"loss": "feature"}, "sd.loss: 'feature' compares the encoder's features"),
+        ("sam", None, "sam: None given, a group of keys expected"),
+        ("student", {"burn_in": 6}, r"student.burn_in: 6 given, at most iterations \(5\) expected"),
+        ("student", {"refresh_every": 2}, "student.ema: None given"),
+        ("student", {"refresh_every": 2, "ema": 0.9, "source": "labeled"}, "student.refresh_every: 2 given"),
+        (
+            "student",
+            {"unlabeled_weight": float("nan")},
+            "weight: nan given, a finite number expected",
+        ),
+        (
+            "student",
+            {"arp": {"fracton": 1}},
+            "arp.fracton: unknown key; did you mean student.arp.fraction",
+        ),
+        ("student", {"arp": {"scale_range": [2, 1]}}, r"student.arp.scale_range: \(2.0, 1.0\) given"),
+        ("student", {"arp": {"scale_range": [1]}}, "student.arp.scale_range.1: missing"),
+        (
+            "student",
+            {"photometric": {"jitter": [0, 0, 0, 1]}},
+            "photometric.jitter.3: 1 given, at most 0.5",
+        ),
+    ],
+)
+def test_parse_options__faulty_value__is_named_with_what_is_expected(
+    group: str, values: dict | None, message: str
+) -> None:
+    required = {"iterations": 5, "batch_size": 1, "unlabeled_batch_size": 1} if group == "student" else {}
+    with pytest.raises(UserError, match=message) as caught:
+        parse_options(config(**{group: values and {**required, **values}}))
+    assert "The config has 1 fault(s)" in str(caught.value)
+
+
+def test_options__every_key__is_described() -> None:
+    groups = [Options]
+    for group in groups:
+        for name, field in group.model_fields.items():
+            assert field.description, f"{group.__name__}.{name}"
+            kinds = (field.annotation, *get_args(field.annotation))
+            groups += [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)]
+    assert len(groups) == 11
+
+
 def test_split__not_in_config_is_refused_with_remedy() -> None:
     with pytest.raises(UserError, match=r"Set data\.test and data\.test_images"):
         parse_options(config()).data.split("test")
 
 
 def test_load_experiment__overrides_reach_options_and_model(tiny_config: Path) -> None:
-    options, parts = load_experiment(
+    options, config = load_experiment(
         tiny_config,
         [
             "teacher.iterations=3",
-            "teacher.tensorboard=true",
+            "teacher.logger=['tensorboard']",
             "teacher.ema=none",
             "data.root=/elsewhere",
             "model.backbone.depth=34",
@@ -124,12 +180,13 @@ def test_load_experiment__overrides_reach_options_and_model(tiny_config: Path) -
             "train_pipeline.2.prob=0.25",
         ],
     )
-    assert (options.teacher.iterations, options.teacher.tensorboard, options.teacher.ema) == (3, True, None)
+    assert options.teacher.logger == ("tensorboard",)
+    assert (options.teacher.iterations, options.teacher.ema) == (3, None)
     assert options.data.root == "/elsewhere"
-    assert parts["model"]["backbone"]["depth"] == 34
-    assert parts["model"]["panoptic_head"]["in_channels"] == [1, 2]
-    assert parts["train_pipeline"][2]["prob"] == 0.25
-    assert not [name for name in parts if name.startswith("_")]
+    assert config["model"]["backbone"]["depth"] == 34
+    assert config["model"]["panoptic_head"]["in_channels"] == [1, 2]
+    assert config["train_pipeline"][2]["prob"] == 0.25
+    assert not [name for name in config if name.startswith("_")]
 
 
 def test_load_experiment__faulty_overrides_are_all_named_at_once(tiny_config: Path) -> None:
@@ -173,5 +230,5 @@ def test_load_experiment__file_missing_or_broken_is_a_user_error(tmp_path: Path)
 
 
 def test_stage_modules__import_without_torch() -> None:
-    code = "import stages.pretrain_teacher, stages.evaluate, sys; sys.exit('torch' in sys.modules)"
+    code = "import s4m_stages.pretrain_teacher, s4m_stages.evaluate, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,16 +1,16 @@
-"""Masks painted on a photo."""
+"""Masks drawn on a photo."""
 
 import numpy as np
 import pytest
 
-from s4m_pipeline.painting import TINT, colour_of, paint
+from s4m_pipeline.visual.painting import TINT, color_of, paint
 
-GREY = 100
+GRAY = 100
 SIDE = 200
 
 
 def photo() -> np.ndarray:
-    return np.full((SIDE, SIDE, 3), GREY, np.uint8)
+    return np.full((SIDE, SIDE, 3), GRAY, np.uint8)
 
 
 def square(top: int, left: int, side: int, size: int = SIDE) -> np.ndarray:
@@ -25,28 +25,28 @@ def painted(*masks: np.ndarray, numbers: tuple[int, ...] = (0, 1, 2), lines_only
     return np.asarray(picture).astype(int)
 
 
-def test_paint__mask__is_tinted_inside_a_line_of_its_colour() -> None:
+def test_paint__mask__is_tinted_inside_a_line_of_its_color() -> None:
     picture = painted(square(80, 60, 40))
-    colour = np.array(colour_of(0))
-    assert (picture[80, 60:100] == colour).all() and (picture[80:120, 99] == colour).all()
-    np.testing.assert_allclose(picture[100, 80], (1 - TINT) * GREY + TINT * colour, atol=1)
-    assert (picture[79, 60] == GREY).all() or (picture[:80] != GREY).any()  # the name's plate lies above
-    assert (picture[150:] == GREY).all()
+    color = np.array(color_of(0))
+    assert (picture[80, 60:100] == color).all() and (picture[80:120, 99] == color).all()
+    np.testing.assert_allclose(picture[100, 80], (1 - TINT) * GRAY + TINT * color, atol=1)
+    assert (picture[79, 60] == GRAY).all() or (picture[:80] != GRAY).any()  # the name's plate lies above
+    assert (picture[150:] == GRAY).all()
 
 
 def test_paint__lines_only__leaves_the_inside_as_it_is_and_draws_wider() -> None:
     picture = painted(square(80, 60, 40), lines_only=True)
-    assert (picture[82:118, 62:98] == GREY).all()
-    assert (picture[81, 61:99] == colour_of(0)).all()
+    assert (picture[82:118, 62:98] == GRAY).all()
+    assert (picture[81, 61:99] == color_of(0)).all()
 
 
 def test_paint__first_mask_lies_on_top() -> None:
     picture = painted(square(60, 60, 60), square(90, 90, 60))
-    assert (picture[119, 95] == colour_of(0)).all()
-    assert (picture[149, 120] == colour_of(1)).all()
+    assert (picture[119, 95] == color_of(0)).all()
+    assert (picture[149, 120] == color_of(1)).all()
 
 
-def test_paint__equal_numbers__have_one_colour_and_others_another() -> None:
+def test_paint__equal_numbers__have_one_color_and_others_another() -> None:
     picture = painted(square(30, 20, 20), square(90, 20, 20), square(150, 20, 20), numbers=(4, 4, 5))
     assert (picture[49, 25] == picture[109, 25]).all()
     assert (picture[49, 25] != picture[169, 25]).any()
@@ -70,6 +70,6 @@ def test_paint__does_not_write_into_the_photo() -> None:
     paint(given, square(10, 10, 50)[None], ["cart"], [0])
 
 
-def test_colour_of__neighbouring_numbers__are_far_apart() -> None:
-    colours = np.array([colour_of(number) for number in range(12)])
-    assert np.abs(np.diff(colours, axis=0)).sum(1).min() > 100
+def test_color_of__neighboring_numbers__are_far_apart() -> None:
+    colors = np.array([color_of(number) for number in range(12)])
+    assert np.abs(np.diff(colors, axis=0)).sum(1).min() > 100

@@ -9,19 +9,23 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from PIL import Image
 from pycocotools.coco import COCO
 
+from s4m_cache.masks import Masks
+from s4m_pipeline.apps.predict.images import list_images
+from s4m_pipeline.apps.predict.overlay import LEAST_SIDE_PX, draw_overlay
+from s4m_pipeline.apps.predict.predictor import Detections, Predictor
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.images import read_rgb
-from s4m_pipeline.engine.checkpoint import read_weights, write_weights
-from s4m_pipeline.engine.parts import coco_dataset, eval_dataloader
-from s4m_pipeline.errors import UserError
+from s4m_pipeline.data.loaders import coco_dataset, eval_dataloader
+from s4m_pipeline.data.packed_masks import pack_masks
 from s4m_pipeline.evaluation.mask_ap import coco_results
-from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.predict.images import list_images
-from s4m_pipeline.predict.overlay import LEAST_SIDE_PX, draw_overlay
-from s4m_pipeline.predict.predictor import Detections, Predictor
-from stages.predict import predict
+from s4m_pipeline.experiment.best import update_best
+from s4m_pipeline.models.checkpoint import read_weights, write_weights
+from s4m_stages.predict import predict
 from tests.conftest import CLASSES, SIZE_PX, TinyCoco
 
 
@@ -31,7 +35,7 @@ def predictor(tiny_config: Path, tiny_checkpoint: Path) -> Predictor:
 
 
 def run(config: Path, checkpoint: Path, *paths: Path, out: Path, **options: Any) -> None:
-    predict(config, checkpoint, list(paths), out, **{"min_score": 0, "workers": 0, **options})
+    predict(config, [checkpoint, *paths], out, **{"min_score": 0, "workers": 0, **options})
 
 
 def documents(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -45,19 +49,40 @@ def photo(path: Path, width: int, height: int, **options: Any) -> Path:
     return path
 
 
+def test_predict__without_a_checkpoint_takes_the_best_of_the_experiment(
+    tiny_config: Path,
+    tiny_coco: TinyCoco,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("work_dirs") / tiny_config.stem
+    (folder / "teacher").mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, folder / "teacher/weights.safetensors")
+    (folder / "teacher/run.json").write_text('{"status": "finished", "result": {"AP": 12.0}}')
+    update_best(folder)
+    images = tiny_coco.images("val")
+    predict(tiny_config, [images], Path("out"), workers=0, max_images=1, pictures=False)
+    assert "the teacher, validation AP 12.0" in capsys.readouterr().err
+    assert (Path("out") / "predictions.json").exists()
+
+
 def test_predict__results_equal_the_ones_that_evaluate_measures(
     tiny_coco: TinyCoco, tiny_config: Path, tiny_checkpoint: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     run(tiny_config, tiny_checkpoint, tiny_coco.images("val"), out=tmp_path, pictures=False)
 
-    _, parts = load_experiment(tiny_config, [])
-    dataset = coco_dataset(tiny_coco.annotations("val"), tiny_coco.images("val"), parts["test_pipeline"])
+    _, config = load_experiment(tiny_config, [])
+    dataset = coco_dataset(tiny_coco.annotations("val"), tiny_coco.images("val"), config["test_pipeline"])
     expected = []
     with torch.inference_mode():
         for batch in Runner.build_dataloader(eval_dataloader(dataset, workers=0)):
             for sample in predictor.network.test_step(batch):
-                kept = sample.pred_instances[sample.pred_instances.masks.flatten(1).any(1)]
-                expected += coco_results(sample.img_id, [1, 2], kept)
+                found = coco_results(sample.img_id, sample.ori_shape, [1, 2], sample.pred_instances)
+                filled = sample.pred_instances.masks.areas > 0
+                expected += [result for result, shown in zip(found, filled, strict=True) if shown]
     found, _ = documents(tmp_path)
     assert len(found) > 30
     assert [_key(result) for result in sorted(found, key=_key)] == sorted(map(_key, expected))
@@ -159,10 +184,60 @@ def test_predict__score_and_image_limits_leave_the_rest_out(
     run(tiny_config, tiny_checkpoint, folder, out=tmp_path / "all", pictures=False)
     scores = [result["score"] for result in documents(tmp_path / "all")[0] if result["image_id"] <= 2]
     middle = float(np.median(scores))
-    run(tiny_config, tiny_checkpoint, folder, out=tmp_path / "some", min_score=middle, max_images=2)
+    limits = {"min_score": middle, "max_images": 2}
+    run(tiny_config, tiny_checkpoint, folder, out=tmp_path / "some", **limits)
     results, images = documents(tmp_path / "some")
-    assert sorted(result["score"] for result in results) == sorted(s for s in scores if s >= middle)
+    kept = [result["score"] for result in results]
+    assert max(scores) in kept and set(kept) <= {score for score in scores if score >= middle}
     assert [image["file_name"] for image in images["images"]] == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize("place", ["of the weights", "work_dir", "out"])
+def test_predict__results_lie_in_the_experiment_of_the_weights_unless_told_otherwise(
+    tiny_coco: TinyCoco, tiny_config: Path, tiny_checkpoint: Path, tmp_path: Path, place: str
+) -> None:
+    weights = tmp_path / "experiment/student/weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, weights)
+    (weights.parent / "run.json").write_text("{}")
+    options = {"work_dir": {"work_dir": tmp_path / "other"}, "out": {"out": tmp_path / "out"}}.get(place, {})
+    predict(tiny_config, [weights, tiny_coco.images("val") / "1.png"], workers=0, pictures=False, **options)
+    folders = {"of the weights": "experiment/predictions", "work_dir": "other/predictions", "out": "out"}
+    assert [path.parent for path in tmp_path.rglob("predictions.json")] == [tmp_path / folders[place]]
+
+
+def test_predictor__config_with_nms_iou__drops_duplicates(
+    tiny_coco: TinyCoco, tiny_config: Path, tiny_checkpoint: Path, predictor: Predictor
+) -> None:
+    image = tiny_coco.images("val") / "1.png"
+    strict = Predictor(tiny_config, tiny_checkpoint, overrides=["refine.nms_iou=0.99"], min_score=1e-6)
+    everything, found = predictor.predict(image), strict.predict(image)
+    masks = everything.masks.reshape(len(everything), -1).astype(int)
+    intersection = masks @ masks.T
+    iou = intersection / (masks.sum(1)[:, None] + masks.sum(1) - intersection)
+    kept: list[int] = []
+    for index in range(len(everything)):
+        if (iou[index, kept] < 0.99).all():
+            kept.append(index)
+    assert 0 < len(kept) < len(everything)
+    np.testing.assert_array_equal(found.masks, everything.masks[kept])
+    np.testing.assert_array_equal(found.scores, everything.scores[kept])
+
+
+def test_predictor__config_without_nms_iou__drops_near_copies_unless_all_are_wanted(
+    tiny_config: Path, tiny_checkpoint: Path, predictor: Predictor
+) -> None:
+    usual = Predictor(tiny_config, tiny_checkpoint, overrides=["refine.nms_iou=none"])
+    height, width = 20, 30
+    masks = np.zeros((3, height, width), bool)
+    masks[0, 2:12, 2:12] = masks[1, 2:12, 2:11] = masks[2, 2:12, 7:17] = True  # IoU 0.9, and 1/3
+    found = InstanceData(
+        scores=torch.tensor([0.8, 0.9, 0.7]),
+        labels=torch.tensor([0, 1, 0]),
+        masks=pack_masks(torch.from_numpy(masks)),
+    )
+    assert usual._detections(found, (height, width)).scores.tolist() == pytest.approx([0.9, 0.7])
+    assert len(predictor._detections(found, (height, width))) == 3
 
 
 def test_predict__earlier_results_are_not_overwritten(
@@ -209,7 +284,7 @@ def test_list_images__names_are_relative_to_the_shared_folder_and_unique(tmp_pat
 
 
 def test_list_images__missing_path_and_empty_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Not there: .*absent"):
+    with pytest.raises(UserError, match=r"Not found: .*absent"):
         list_images([tmp_path, tmp_path / "absent"])
     with pytest.raises(UserError, match=r"(?s)No images in .*\.jpg"):
         list_images([tmp_path])
@@ -243,7 +318,7 @@ def test_predictor__array_and_file_give_the_same(predictor: Predictor, tiny_coco
         np.zeros((8, 8, 4), np.uint8),
         np.zeros((0, 8, 3), "u1"),
     ],
-    ids=["grey", "float", "alpha", "empty"],
+    ids=["gray", "float", "alpha", "empty"],
 )
 def test_predictor__array_of_another_kind_is_refused(predictor: Predictor, array: np.ndarray) -> None:
     with pytest.raises(UserError, match=r"expected uint8 RGB \(H, W, 3\)"):
@@ -256,7 +331,7 @@ def detections(*boxes: tuple[int, int, int, int], size: int) -> Detections:
         mask[y0:y1, x0:x1] = True
     scores = np.linspace(0.9, 0.6, len(boxes), dtype=np.float32)
     labels = np.arange(len(boxes)) % 2
-    return Detections(masks, labels, scores, np.array(boxes, np.float32).reshape(-1, 4))
+    return Detections((size, size), Masks.from_dense(masks), labels, scores)
 
 
 def test_overlay__without_objects_is_the_photo_in_readable_size() -> None:

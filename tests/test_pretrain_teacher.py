@@ -16,10 +16,10 @@ import torch
 from mmengine.hooks import Hook
 from safetensors.torch import load_file
 
-from s4m_pipeline.engine.checkpoint import load_checkpoint, write_weights
-from s4m_pipeline.errors import UserError
-from stages.pretrain_teacher import pretrain_teacher
-from stages.run import run
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.models.checkpoint import load_checkpoint, write_weights
+from s4m_stages.pretrain_teacher import pretrain_teacher
+from s4m_stages.run import run
 
 Train = Callable[..., Path]
 
@@ -78,7 +78,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 def start(config: Path, work_dir: Path, *overrides: str, **options: Any) -> subprocess.Popen:
     code = (
-        "import sys; from pathlib import Path; from stages.pretrain_teacher import pretrain_teacher;"
+        "import sys; from pathlib import Path; from s4m_stages.pretrain_teacher import pretrain_teacher;"
         "pretrain_teacher(Path(sys.argv[1]), sys.argv[3:], Path(sys.argv[2]))"
     )
     arguments = [sys.executable, "-c", code, str(config), str(work_dir), *overrides]
@@ -197,10 +197,10 @@ def test_pretrain_teacher__interrupted_run_of_other_settings_is_refused_with_bot
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(RuntimeError), monkeypatch.context() as patched:
-        patched.setattr("s4m_pipeline.engine.runner.QuietRunner.train", _fail)
+        patched.setattr("s4m_pipeline.train.runner.QuietRunner.train", _fail)
         train("run")
     (tmp_path / "run/teacher/iter_2.pth").touch()
-    with pytest.raises(UserError, match=r"teacher\.seed: 0 then, 5 now") as caught:
+    with pytest.raises(UserError, match=r"teacher\.seed changed: 0 -> 5") as caught:
         train("run", "teacher.seed=5", "teacher.workers=1")
     assert "teacher.workers" not in str(caught.value)
 
@@ -237,7 +237,7 @@ def test_pretrain_teacher__nan_in_a_batch_skips_that_step(train: Train) -> None:
     spoil = "custom_hooks=[{'type': 'SpoilBatch', 'step': 3}]"
     folder = train("run", "teacher.checkpoint_every=100", "model.backbone.norm_eval=true", spoil)
     assert all(tensor.isfinite().all() for tensor in weights(folder).values() if tensor.is_floating_point())
-    assert "step 4 skipped" in (folder / "log/train.log").read_text()
+    assert "iteration 4 skipped" in (folder / "log/train.log").read_text()
 
 
 @pytest.mark.parametrize("spoiler", ["SpoilWeights", "SpoilBatch"])
@@ -246,7 +246,7 @@ def test_pretrain_teacher__nan_weights_or_statistics_are_replaced_by_the_last_ch
 ) -> None:
     folder = train("run", f"custom_hooks=[{{'type': '{spoiler}', 'step': 3}}]")
     assert all(tensor.isfinite().all() for tensor in weights(folder).values() if tensor.is_floating_point())
-    assert "back to the weights of" in (folder / "log/train.log").read_text()
+    assert "restored the weights of" in (folder / "log/train.log").read_text()
 
 
 @pytest.mark.parametrize("step", [4, 3, 6], ids=["checkpoint due", "validation due", "last step"])
@@ -256,7 +256,7 @@ def test_pretrain_teacher__update_that_leaves_nan__is_neither_saved_nor_validate
     folder = train("run", f"custom_hooks=[{{'type': 'SpoilUpdate', 'step': {step}}}]")
     log = (folder / "log/train.log").read_text()
     assert "skipped" not in log
-    assert log.count("back to the weights of") == 1
+    assert log.count("restored the weights of") == 1
     for name in ("iter_4.pth", "iter_6.pth"):
         saved = load_checkpoint(folder / name)["state_dict"]
         assert all(tensor.isfinite().all() for tensor in saved.values()), name
@@ -281,11 +281,22 @@ def test_pretrain_teacher__lasting_nan_stops_and_names_the_images(train: Train, 
 
 
 def test_pretrain_teacher__nan_after_every_return__stops_at_the_third(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"at step 5; .* did not help \(time 3\)(.|\n)*Image ids"):
+    with pytest.raises(UserError, match=r"at iteration 6; .* did not help \(attempt 3\)(.|\n)*Image ids"):
         train("run", "custom_hooks=[{'type': 'SpoilWeights', 'step': 2, 'lasting': True}]")
-    assert (tmp_path / "run/teacher/log/train.log").read_text().count("back to the weights of") == 2
+    assert (tmp_path / "run/teacher/log/train.log").read_text().count("restored the weights of") == 2
     saved = torch.load(tmp_path / "run/teacher/iter_4.pth", weights_only=False)["state_dict"]
     assert all(tensor.isfinite().all() for tensor in saved.values() if tensor.is_floating_point())
+
+
+def test_pretrain_teacher__stopped_early_before_the_first_checkpoint__is_finished_there(train: Train) -> None:
+    early = (
+        '[{"type": "EarlyStoppingHook", "monitor": "AP", "rule": "greater", "patience": 0, "min_delta": 200}]'
+    )
+    folder = train("early", f"custom_hooks={early}", "teacher.checkpoint_every=6", "teacher.validate_every=1")
+    (checkpoint,) = folder.glob("iter_*.pth")
+    assert int(checkpoint.stem[5:]) < 6
+    assert record(folder)["result"]["step"] == int(checkpoint.stem[5:])
+    assert weights(folder)
 
 
 def test_pretrain_teacher__starts_from_given_weights(uninterrupted: Path, train: Train) -> None:
@@ -334,20 +345,22 @@ def test_pretrain_teacher__initial_weights_are_compared_by_what_the_file_holds(
 
     def foretold(*overrides: str) -> str:
         capsys.readouterr()
-        run(tiny_config, "teacher", "teacher", True, [*settings, *overrides], tmp_path / "run")
+        run(
+            tiny_config, "teacher", "teacher", True, [*settings, *overrides], tmp_path / "run", overwrite=True
+        )
         return capsys.readouterr().out
 
     shutil.copy(file, moved)
-    assert "teacher: done (" in foretold(f"teacher.init_from={moved}")
+    assert "teacher: finished (" in foretold(f"teacher.init_from={moved}")
     shutil.copy(trained, file)
-    assert "teacher: done again, because of content of initial weights: sha256:" in foretold()
+    assert "teacher: re-run, because content of initial weights changed: sha256:" in foretold()
     shutil.copy(moved, file)
-    assert "teacher: done (" in foretold()
+    assert "teacher: finished (" in foretold()
     file.unlink()
-    assert "teacher: done (" in foretold()
+    assert "teacher: finished (" in foretold()
     for other in ("none", "torchvision://resnet50", str(tmp_path / "absent.pth")):
         said = foretold(f"teacher.init_from={other}")
-        assert f"teacher: done again, because of teacher.init_from: {file} then" in said
+        assert f"teacher: re-run, because teacher.init_from changed: {file} -> " in said
 
 
 def test_pretrain_teacher__interrupted_run_whose_initial_weights_were_replaced__is_refused(
@@ -356,11 +369,11 @@ def test_pretrain_teacher__interrupted_run_whose_initial_weights_were_replaced__
     file = tmp_path / "start.safetensors"
     shutil.copy(tiny_checkpoint, file)
     with pytest.raises(RuntimeError), monkeypatch.context() as patched:
-        patched.setattr("s4m_pipeline.engine.runner.QuietRunner.train", _fail)
+        patched.setattr("s4m_pipeline.train.runner.QuietRunner.train", _fail)
         train("run", f"teacher.init_from={file}")
     (tmp_path / "run/teacher/iter_2.pth").touch()
     write_weights(file, {name: 2 * tensor for name, tensor in load_file(file).items()}, ("bright", "dark"))
-    with pytest.raises(UserError, match=r"content of initial weights: sha256:.* then, sha256:.* now"):
+    with pytest.raises(UserError, match=r"content of initial weights changed: sha256:.* -> sha256:.*"):
         train("run", f"teacher.init_from={file}")
 
 

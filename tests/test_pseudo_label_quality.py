@@ -3,21 +3,22 @@
 import numpy as np
 import pytest
 
-from s4m_pipeline.evaluation.pseudo_label_quality import LabelledMasks, same_class_iou
+from s4m_cache.masks import Masks
+from s4m_pipeline.evaluation.pseudo_label_quality import LabeledMasks, same_class_iou
 from s4m_pipeline.evaluation.tally import ClassTallies, Tally
 
 
-def strip(*spans: tuple[int, int]) -> np.ndarray:
+def strip(*spans: tuple[int, int]) -> Masks:
     masks = np.zeros((len(spans), 1, 20), bool)
     for k, (start, stop) in enumerate(spans):
         masks[k, 0, start:stop] = True
-    return masks
+    return Masks.from_dense(masks)
 
 
-TRUTH = LabelledMasks(np.array([0, 1]), strip((0, 10), (10, 20)))
+TRUTH = LabeledMasks(np.array([0, 1]), strip((0, 10), (10, 20)))
 
 
-def quality(predicted: LabelledMasks) -> Tally:
+def quality(predicted: LabeledMasks) -> Tally:
     tallies = ClassTallies.empty(2)
     tallies.add(predicted.labels, TRUTH.labels, same_class_iou(predicted, TRUTH))
     return tallies.total
@@ -28,21 +29,21 @@ def test_quality__perfect_labels_score_100():
 
 
 def test_quality__wrong_class_counts_against_accuracy_only():
-    found = quality(LabelledMasks(np.array([0, 0]), strip((0, 8), (10, 20))))
+    found = quality(LabeledMasks(np.array([0, 0]), strip((0, 8), (10, 20))))
     assert found.segmentation_quality == pytest.approx(80)
     assert found.class_accuracy == 50
 
 
 def test_quality__a_duplicate_is_no_second_true_positive():
-    found = quality(LabelledMasks(np.array([0, 0]), strip((0, 10), (0, 9))))
+    found = quality(LabeledMasks(np.array([0, 0]), strip((0, 10), (0, 9))))
     assert (found.segmentation_quality, found.class_accuracy) == (100, 50)
 
 
 def test_quality__half_overlap_is_not_enough():
-    found = quality(LabelledMasks(np.array([0]), strip((0, 5))))
+    found = quality(LabeledMasks(np.array([0]), strip((0, 5))))
     assert (found.segmentation_quality, found.class_accuracy) == (None, 0)
 
 
 def test_quality__no_prediction_has_no_accuracy():
-    found = quality(LabelledMasks(np.zeros(0, int), strip()))
+    found = quality(LabeledMasks(np.zeros(0, int), strip()))
     assert (found.class_accuracy, found.predictions, found.objects) == (None, 0, 2)

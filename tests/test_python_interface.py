@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import s4m_pipeline
-from cache.errors import CacheError
-from cache.generation import Generation, GenerationSpec
-from cache.generations import begin, publish
-from cache.records import ImageLabels, Instances
-from cache.sharding import ShardSpec
-from cache.writer import ShardWriter
-from s4m_pipeline import UserError, read_pseudo_labels
+from s4m_cache.errors import CacheError
+from s4m_cache.generation import Generation, GenerationSpec
+from s4m_cache.generations import begin, publish
+from s4m_cache.records import ImageLabels, Instances
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.writer import ShardWriter
+from s4m_pipeline import UserError, read_pseudo_labels, run
 from tests.conftest import REPOSITORY
 
 
@@ -64,8 +64,18 @@ def test_read_pseudo_labels__experiment_and_cache_give_the_published_generation(
 
 
 def test_read_pseudo_labels__nothing_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no pseudo-labels are there"):
+    with pytest.raises(UserError, match="no pseudo-labels found"):
         read_pseudo_labels(tmp_path)
     label(tmp_path / "cache", 1, 0.5)
     with pytest.raises(CacheError, match="no generation is published"):
         read_pseudo_labels(tmp_path)
+
+
+def test_run__fault_of_the_config_or_of_a_stage__is_a_user_error(
+    tiny_config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"teacher.iterations: 0 given"):
+        run(tiny_config, overrides=["teacher.iterations=0"], work_dir=tmp_path)
+    with pytest.raises(UserError, match=r"`s4m run .* ended with exit code 1; its message is printed above"):
+        run(tiny_config, until="teacher", overrides=["data.labeled=absent.json"], work_dir=tmp_path)
+    assert "data.labeled: no such file" in capfd.readouterr().err

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from s4m_pipeline.config import load_config
-from s4m_pipeline.engine.checkpoint import write_weights
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.registry import register_all
-from stages.report import similarity
+from s4m_pipeline.config.loading import load_config
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.models.checkpoint import write_weights
+from s4m_pipeline.models.registry import register_all
+from s4m_stages.report import similarity
 from tests.conftest import CLASSES, REPOSITORY, TinyCoco
 
 DEMO = REPOSITORY / "configs/demo/demo.py"
@@ -23,11 +23,11 @@ def network():
     register_all()
     from mmdet.registry import MODELS
 
-    from s4m_pipeline.engine.parts import model_config
+    from s4m_pipeline.models.model_config import model_config
 
-    parts, _ = load_config(DEMO)
+    config, _ = load_config(DEMO)
     torch.manual_seed(0)
-    return MODELS.build(model_config(parts["model"], len(CLASSES))).eval()
+    return MODELS.build(model_config(config["model"], len(CLASSES))).eval()
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_similarity__picture_has_a_row_per_point_and_a_panel_per_network(
 @pytest.fixture(scope="module")
 def report():
     register_all()
-    from s4m_pipeline.report import similarity as module
+    from s4m_pipeline.apps.report import similarity as module
 
     return module
 
@@ -67,9 +67,9 @@ def test_network_maps__are_the_cosines_of_the_embedding_below_each_token(
     report, network, image: Path
 ) -> None:
     """Against plain indexing: with tokens as wide as the embedding's cells nothing is resampled."""
-    parts, _ = load_config(DEMO)
+    config, _ = load_config(DEMO)
     sam = report.SamMaps(torch.zeros(2, 16, 16), torch.tensor([3 * 16 + 5, 0]))  # 64 px image, stride 4
-    maps = report.network_maps(network, parts["test_pipeline"], image, sam)
+    maps = report.network_maps(network, config["test_pipeline"], image, sam)
 
     pixels = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)[None].float()
     preprocessor = network.data_preprocessor
@@ -81,7 +81,7 @@ def test_network_maps__are_the_cosines_of_the_embedding_below_each_token(
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-def test_draw__marks_the_point_and_colours_by_similarity(report) -> None:
+def test_draw__marks_the_point_and_colors_by_similarity(report) -> None:
     step = torch.cat([torch.zeros(4, 2), torch.ones(4, 2)], dim=1)[None]  # similar in the right half
     column = report.Column(title="step", subtitle="", maps_Phw=step)
     picture = np.array(report.draw(np.full((30, 30, 3), 128, np.uint8), [(15, 10)], [column]))
@@ -90,7 +90,7 @@ def test_draw__marks_the_point_and_colours_by_similarity(report) -> None:
     x, y = (round((value + 0.5) * panel / 30) for value in (15, 10))
     for start in (left, left + panel + report.GAP_PX):
         assert tuple(picture[top + y, start + x]) == (255, 0, 0)
-    low, high = report._colours(np.array([[0.0, 1.0]]))[0]
+    low, high = report._colors(np.array([[0.0, 1.0]]))[0]
     middle, second = top + panel // 2, left + panel + report.GAP_PX
     assert tuple(picture[middle, second + 5]) == tuple(low)
     assert tuple(picture[middle, second + panel - 5]) == tuple(high)

@@ -9,17 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.evaluation.results import keep_result
-from s4m_pipeline.options.groups import SamOptions
-from s4m_pipeline.reproduction import requirements
-from s4m_pipeline.reproduction.benchmarks import CITYSCAPES, COCO, Benchmark
-from s4m_pipeline.reproduction.requirements import RESNET_FILE, SAM, SAM_FILE, require_all
-from s4m_pipeline.reproduction.steps import Reproduction, experiment, preparation
-from s4m_pipeline.reproduction.table import compare_with_paper, write_comparison
-from stages.reproduce import cityscapes, coco
+from s4m_pipeline.apps.reproduce import requirements
+from s4m_pipeline.apps.reproduce.requirements import (
+    RESNET_FILE,
+    SAM,
+    SAM_FILE,
+    released_networks,
+    require_all,
+)
+from s4m_pipeline.apps.reproduce.steps import Reproduction, experiment, preparation
+from s4m_pipeline.apps.reproduce.table import compare_with_paper, write_comparison
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.config.groups import SamOptions
+from s4m_pipeline.config.published import CITYSCAPES, COCO, Benchmark
+from s4m_pipeline.config.sam_files import OFFICIAL
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.experiment.evaluation_file import write_evaluation
+from s4m_pipeline.models.conversion import detectron2
+from s4m_pipeline.models.conversion.tables import renamed
+from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.registry import register_all
+from s4m_stages.reproduce import reproduce
 
 
 @pytest.fixture
@@ -62,11 +75,11 @@ def complaint(benchmark: Benchmark, folder: Path) -> str:
 
 def test_reproduce__with_nothing_there__says_all_of_it_soon_and_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom stages.cli import main\n"
+        "import sys\nfrom s4m_stages.cli import main\n"
         "try:\n    main()\n"
         "finally:\n    print('LOADED', *[n for n in ('torch', 'mmdet', 'mmengine') if n in sys.modules])"
     )
-    empty = {"TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path.cwd())}
+    empty = {"TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", code, "reproduce", "cityscapes", "nowhere"],
@@ -146,22 +159,15 @@ def test_requirements__the_miniature__is_no_data_for_the_paper(machine: Path) ->
 def test_requirements__names_of_weights__are_those_that_will_be_loaded() -> None:
     from mmengine.runner.checkpoint import get_torchvision_models
 
-    from s4m_pipeline.sam.loader import HF_MODEL_ID_TO_FILENAMES
-
     assert SamOptions().model == SAM
-    assert HF_MODEL_ID_TO_FILENAMES[SAM][1] == SAM_FILE
+    assert OFFICIAL[SAM][1] == SAM_FILE
     assert get_torchvision_models()["resnet50"].endswith(f"/{RESNET_FILE}")
 
 
-@pytest.mark.parametrize(("command", "percent"), [(cityscapes, 2), (coco, 20)])
-def test_reproduce__percent_that_the_paper_lacks__is_wrong_usage(command: Any, percent: int) -> None:
+@pytest.mark.parametrize(("name", "percent"), [("cityscapes", 2), ("coco", 20)])
+def test_reproduce__percent_that_the_paper_lacks__is_wrong_usage(name: Any, percent: int) -> None:
     with pytest.raises(typer.BadParameter, match="the paper has"):
-        command(Path("data"), percent=percent)
-
-
-def test_reproduce__fast__is_refused_until_it_exists(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--profile paper"):
-        cityscapes(tmp_path, profile="fast")
+        reproduce(name, Path("data"), percent=percent)
 
 
 def reproduction(root: Path, benchmark: Benchmark = CITYSCAPES, **changes: Any) -> Reproduction:
@@ -194,6 +200,69 @@ def test_preparation__of_what_is_there__is_empty(tmp_path: Path) -> None:
     assert commands(reproduction(tmp_path)) == []
 
 
+def test_split_list__published__is_used_for_a_split_of_its_own_and_named(tmp_path: Path) -> None:
+    listed = tmp_path / "perc_10.txt"
+    run = reproduction(tmp_path, split_list=listed)
+    assert commands(run)[-1][-4:] == ["--list", str(listed), "--out", str(tmp_path / "splits/10_perc_10")]
+    assert "data.labeled=splits/10_perc_10/labeled.json" in run.settings()
+    keep_records(run)
+    split = json.loads((run.split / "split.json").read_text())
+    split["method"] = {"name": "list", "list": str(listed)}
+    _write(run.split / "split.json", json.dumps(split))
+    assert compare_with_paper(run).facts["split"].startswith(f"published split {listed}: 298 labeled")
+
+
+def test_released__folder_without_the_networks__says_which_names_are_expected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"Expected {tmp_path}/teacher.pth or {tmp_path}/student.pth:"):
+        released_networks(tmp_path, [])
+    _write(tmp_path / "student.pth")
+    assert released_networks(tmp_path, []) == {"student": f"{tmp_path}/student.pth#student"}
+    with pytest.raises(UserError, match=rf"Expected {tmp_path}/teacher.pth: "):
+        released_networks(tmp_path, ["student"])
+
+
+def test_released__teacher__is_what_the_student_is_trained_from(tmp_path: Path) -> None:
+    run = reproduction(tmp_path, COCO, percent=2, released={"teacher": "t.pth#teacher"})
+    *_, importing = commands(run)
+    assert importing == ["export", "weights", str(run.config), "t.pth#teacher", str(run.weights["teacher"])]
+    (step,) = experiment(run)
+    assert step.arguments[0] == "run"
+    assert step.arguments[-2:] == ["--from", "refine"]
+
+
+@pytest.mark.slow
+def test_reproduce__released_student__is_scored_beside_the_paper(
+    mini_cityscapes: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    register_all()
+
+    from mmdet.registry import MODELS
+
+    _, config = load_experiment(CITYSCAPES.config(smoke=True), [])
+    tensors = MODELS.build(model_config(config["model"], 8)).state_dict()
+    names = [(here, there) for there, here in detectron2.TABLE if here is not None]
+    theirs = renamed(tensors, names)
+    whose = ("Teacher", "Student")
+    model = {f"model{which}.{name}": value for which in whose for name, value in theirs.items()}
+    torch.save({"model": model, "iteration": 1}, tmp_path / "student.pth")
+    work = tmp_path / "work"
+    reproduce("cityscapes", mini_cityscapes, profile="smoke", released=tmp_path, work_dir=work)
+    table = (work / "reproduction.md").read_text()
+    assert "| teacher with structural distillation | - | - | 22.5 |" in table
+    assert "| student | 0.0 | 0.0 | 33.3 |" in table
+    assert f"| published student | {tmp_path}/student.pth#student, sha256:" in table
+    assert not (work / "student/run.json").exists()
+    run = reproduction(
+        tmp_path, smoke=True, trains=False, released={"student": f"{tmp_path}/student.pth#student"}
+    )
+    assert [arguments[0] for arguments in commands(run) if arguments[0] == "export"] == []
+    torch.save({"model": {}}, tmp_path / "student.pth")
+    with pytest.raises(
+        UserError, match=r"does not come from .*student.pth#student.\nGive another --work-dir"
+    ):
+        commands(run)
+
+
 def test_experiment__passes_seeds_gpus_and_settings_to_all_stages(tmp_path: Path) -> None:
     run = reproduction(tmp_path, overrides=("student.workers=9",))
     steps = [step.arguments for step in experiment(run)]
@@ -204,6 +273,12 @@ def test_experiment__passes_seeds_gpus_and_settings_to_all_stages(tmp_path: Path
     assert steps[0][2:4] == ["--devices", "4"]
     assert steps[0][-2:] == ["--until", "student"]
     assert "--benchmark" in steps[1]
+
+
+def test_experiment__overwrite__is_for_the_trainings_alone(tmp_path: Path) -> None:
+    run = reproduction(tmp_path, overwrite=True)
+    overwriting = [step.arguments[0] for step in experiment(run) if "--overwrite" in step.arguments]
+    assert overwriting == ["run", "run"]
 
 
 def test_experiment__scored_by_the_benchmark__is_not_scored_again(tmp_path: Path) -> None:
@@ -232,7 +307,10 @@ def keep_records(run: Reproduction) -> None:
         "git": {"commit": "abc", "changed": True},
     }
     result = {"AP": 30.26, "cityscapes": {"AP": 28.04}}
-    labels = {"statistics": {"seconds: teacher": 1800.0, "seconds: encoder": 1800.0, "mean score": 0.9}}
+    labels = {
+        "made": 1,
+        "statistics": {"seconds: teacher": 1800.0, "seconds: encoder": 1800.0, "mean score": 0.9},
+    }
     split = {
         "method": {"name": "percent", "percent": 10, "seed": 0},
         "labeled": {"images": 298},
@@ -241,8 +319,8 @@ def keep_records(run: Reproduction) -> None:
     for stage, weights in run.weights.items():
         _write(run.work_dir / stage / "run.json", json.dumps(record))
         _write(weights, stage)
-    keep_result(run.work_dir, "val", "student", run.weights["student"], result)
-    keep_result(run.work_dir, "val", "teacher", run.weights["teacher"], {"AP": None})
+    write_evaluation(run.weights["student"], "val", result)
+    write_evaluation(run.weights["teacher"], "val", {"AP": None})
     _write(run.work_dir / "student/generations.jsonl", json.dumps(labels) + "\n")
     _write(run.split / "split.json", json.dumps(split))
 
@@ -256,13 +334,20 @@ def test_table__of_cityscapes__has_both_kinds_of_ap_beside_the_papers(tmp_path: 
         ["teacher with structural distillation", "-", "-", "22.5"],
         ["student", "28.0", "30.3", "33.3"],
     ]
-    assert comparison.facts["split"] == "10 % chosen with seed 0: 298 labelled, 2,677 unlabelled"
+    assert comparison.facts["split"] == "10 % chosen with seed 0: 298 labeled, 2,677 unlabeled"
     assert comparison.facts["seeds"] == "teacher 3, student 3, refine 3"
-    assert comparison.facts["schedule of the teacher"] == "90,000 steps of 4"
+    assert comparison.facts["schedule of the teacher"] == "90,000 iterations, batch size 4"
     assert comparison.facts["hardware"] == "4 x GPU of a kind, host node7"
     assert comparison.facts["time of the student"] == "6 h 30 min (6.50 h)"
     assert comparison.facts["time of the first pseudo-labels, all processes"] == "1 h 0 min (1.00 h)"
     assert comparison.facts["commit"] == "abc with changes"
+
+
+@pytest.mark.parametrize(("method", "figure"), [("pais", "22.9"), ("polite_teacher", "-")])
+def test_table__of_another_method__has_its_reported_figure(method: Any, figure: str, tmp_path: Path) -> None:
+    run = reproduction(tmp_path, method=method)
+    keep_records(run)
+    assert compare_with_paper(run).rows[-1] == [method, "28.0", "30.3", figure]
 
 
 def test_table__of_coco__has_one_column_of_ours(tmp_path: Path) -> None:

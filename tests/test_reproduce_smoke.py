@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def reproduce(name: str, percent: int, folder: Path) -> "subprocess.CompletedProcess[str]":
     words = ["reproduce", name, str(folder / "data"), "--percent", str(percent), "--profile", "smoke"]
     return subprocess.run(
-        [sys.executable, "-m", "stages", *words, "--work-dir", str(folder / "work")],
+        [sys.executable, "-m", "s4m_stages", *words, "--work-dir", str(folder / "work")],
         capture_output=True,
         text=True,
     )

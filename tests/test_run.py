@@ -8,11 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cache.fingerprint import file_hash
+from s4m_cache.fingerprint import file_hash
+from s4m_cache.locks import FileLock
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.planning.plan import Experiment, Planner
+from s4m_stages.run import run as s4m_run
 from tests.test_student.conftest import student_experiment  # noqa: F401 (a fixture)
 
 STAGES = ("teacher", "refine", "student", "evaluate", "report")
@@ -51,18 +57,18 @@ def finished(config: Path) -> Path:
     os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=100)[1]
     assert process.returncode == 143
-    assert decisions(said) == dict.fromkeys(("teacher", "refine", "student"), "not done yet")
+    assert decisions(said) == dict.fromkeys(("teacher", "refine", "student"), "not started")
     again = run(config, work)
     assert again.returncode == 0, again.stderr
     said_again = decisions(again.stderr)
-    assert said_again["teacher"].startswith("done (validation AP")
-    assert said_again["refine"].startswith("done (gen-0001")
-    assert said_again["student"] == "goes on (interrupted before)"
+    assert said_again["teacher"].startswith("finished (validation AP")
+    assert said_again["refine"].startswith("finished (gen-0001")
+    assert re.fullmatch(r"resumes from iteration \d \(interrupted before\)", said_again["student"])
     return work
 
 
 def command(config: Path, work: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "stages", "run", str(config), "--work-dir", str(work), *arguments]
+    return [sys.executable, "-m", "s4m_stages", "run", str(config), "--work-dir", str(work), *arguments]
 
 
 def run(config: Path, work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -86,6 +92,7 @@ def test_run__terminated_and_repeated_does_every_stage(config: Path, finished: P
     assert all(f'"name":"{name}"' in page for name in pictures)
     evaluated = json.loads((finished / "evaluation.json").read_text())
     assert evaluated["val"].keys() == {"teacher", "student"}
+    assert '"errors":{"split":"val"' in page
 
 
 def test_run__finished_chain_is_skipped_stage_by_stage(config: Path, finished: Path) -> None:
@@ -93,48 +100,169 @@ def test_run__finished_chain_is_skipped_stage_by_stage(config: Path, finished: P
     again = run(config, finished)
     assert again.returncode == 0, again.stderr
     said = decisions(again.stderr)
-    assert [said[stage][:4] for stage in STAGES[:4]] == ["done"] * 4
+    assert all(said[stage].startswith("finished") for stage in STAGES[:4]), said
     assert {path: path.stat().st_mtime_ns for path in _outputs(finished)} == before
     assert "teacher AP" in again.stdout and "student AP" in again.stdout and "report.html" in again.stdout
+    assert "Mask AP on data.val" in again.stdout and "optimistic" in again.stdout
+    assert re.search(r"best\.safetensors: the (teacher|student), validation AP", again.stdout)
+    assert '"verdict":["Mask AP on data.val' in (finished / "report.html").read_text()
 
 
-def test_run__changed_setting_is_named_and_all_that_follows_is_done_again(
+def test_run__control__is_trained_without_unlabeled_images_and_enters_the_verdict(
     config: Path, finished: Path, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
     shutil.copytree(finished, work)
-    foretold = run(config, work, "--dry-run", "--set", "teacher.seed=3")
-    assert "teacher: done again, because of teacher.seed: 0 then, 3 now" in foretold.stdout
-    assert foretold.stdout.count("after that") == 4
-    changed = run(config, work, "--set", "teacher.seed=3", "--until", "refine")
+    shutil.rmtree(work / "cache")  # the control needs no labels
+    added = run(config, work, "--control", "--from", "control", "--until", "evaluate")
+    assert added.returncode == 0, added.stderr
+    assert "control: not started" in added.stderr
+    assert json.loads((work / "control/run.json").read_text())["config"]["student"]["source"] == "labeled"
+    assert (work / "control/weights.safetensors").is_file()
+    assert not (work / "control/generations.jsonl").exists()
+    assert "than the control" in added.stdout
+    again = run(config, work, "--control", "--from", "control", "--until", "control", "--dry-run")
+    assert "control: finished (validation AP" in again.stdout
+
+
+def test_run__changed_setting_with_overwrite__is_named_and_all_that_follows_is_done_again(
+    config: Path, finished: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    again = ("--set", "teacher.seed=3", "--overwrite")
+    planned = run(config, work, "--dry-run", *again)
+    assert planned.returncode == 0, planned.stderr
+    assert "teacher: re-run, because teacher.seed changed: 0 -> 3" in planned.stdout
+    assert planned.stdout.count("runs after the stages before it") == 4
+    changed = run(config, work, *again, "--until", "refine")
     assert changed.returncode == 0, changed.stderr
-    assert decisions(changed.stderr)["refine"].startswith("done again, because of teacher: ")
-    foretold = run(config, work, "--dry-run", "--set", "teacher.seed=3", "--from", "student")
-    assert "student: done again, because its labels were made of something else: teacher" in foretold.stdout
+    assert decisions(changed.stderr)["refine"].startswith("re-run, because the teacher's weights changed: ")
+    planned = run(config, work, "--dry-run", *again, "--from", "student")
+    assert "student: re-run, because the teacher's weights changed: sha256:" in planned.stdout
+
+
+@pytest.mark.parametrize("setting", ["teacher.seed=3", "refine.points=5", "student.seed=3"])
+def test_run__changed_setting__deletes_nothing_and_says_how_to_go_on(
+    setting: str, config: Path, finished: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    for switches in ((), ("--dry-run",)):
+        refused = run(config, finished, "--set", setting, *switches)
+        assert refused.returncode == 1
+        name, _, value = setting.partition("=")
+        assert re.search(rf"{re.escape(name)} changed: \d -> {value}", refused.stderr), refused.stderr
+        assert "--work-dir NEW" in refused.stderr and "--overwrite" in refused.stderr
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_run__training_that_lost_its_parent__is_named_and_nothing_is_planned(
+    config: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    parent = subprocess.Popen(command(config, work, "--until", "teacher"), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (work / "teacher/run.json").exists():
+        assert time.monotonic() < deadline and parent.poll() is None
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    (training,) = re.findall(r"process (\d+)", (work / "teacher/LOCK").read_text())
+    os.kill(int(training), signal.SIGSTOP)  # so that it lives on for as long as this test needs it
+    try:
+        for switches in ((), ("--dry-run",), ("--overwrite",)):
+            refused = run(config, work, *switches)
+            assert refused.returncode == 1
+            assert re.search(
+                rf"teacher: a training is running in .*host .*, process {training}, since 20", refused.stderr
+            )
+            assert decisions(refused.stderr + refused.stdout).keys() == {"teacher"}
+    finally:
+        os.kill(int(training), signal.SIGKILL)
+        os.kill(int(training), signal.SIGCONT)
+
+
+def test_run__training_of_a_stage_that_is_not_chosen__is_no_obstacle(
+    config: Path, finished: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    with FileLock(work / "student/LOCK", exclusive=True):
+        assert run(config, work, "--dry-run", "--until", "refine").returncode == 0
+        assert run(config, work, "--dry-run").returncode == 1
+
+
+def test_run__dry_run__builds_no_network(config: Path, finished: Path) -> None:
+    code = (
+        "import sys\nfrom s4m_stages.cli import main\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    arguments = command(config, finished, "--dry-run")[3:]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_run__dry_run__reads_every_file_once(
+    config: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[str] = Counter()
+    usual_open = Path.open
+
+    def count(path: Path) -> None:
+        if path.suffix in (".json", ".jsonl", ".safetensors", ".yaml"):
+            reads[str(path.resolve())] += 1
+
+    def counted_open(path: Path, *arguments: Any, **options: Any) -> Any:
+        count(path)
+        return usual_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", counted_open)
+    s4m_run(config, dry_run=True, work_dir=finished)
+    assert len(reads) > 5
+    several = {path: number for path, number in reads.items() if number > 1}
+    assert several == {}
 
 
 def test_run__changed_student_begins_with_the_teachers_labels_and_is_then_done(
     config: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """The labels that are published by then were made by the average of the student that is done again."""
+    """The labels that are published by then were made by the EMA weights of the student that is re-run."""
     work = tmp_path / "work"
     shutil.copytree(finished, work)
     shutil.copytree(work / "cache/gen-0003", work / "cache/gen-0004")  # another training's, never published
     (work / "cache/gen-0004/PUBLISHED.json").unlink()
     setting = ("--set", "student.log_every=2", "--set", "student.seed=1")
 
-    changed = run(config, work, *setting, "--until", "student")
+    changed = run(config, work, *setting, "--until", "student", "--overwrite")
 
     assert changed.returncode == 0, changed.stderr
     said = decisions(changed.stderr)
-    assert said["teacher"].startswith("done (")
-    assert said["refine"].startswith("done again, for the student to begin anew")
-    assert said["student"] == "done again, because of student.seed: 0 then, 1 now"
+    assert said["teacher"].startswith("finished (")
+    assert said["refine"].startswith("re-run, because the student starts over")
+    assert said["student"] == "re-run, because student.seed changed: 0 -> 1"
     log = [json.loads(line) for line in (work / "student/generations.jsonl").read_text().splitlines()]
     assert log[0]["fingerprint"]["teacher"] == file_hash(work / "teacher/weights.safetensors")
     assert [entry["made"] for entry in log] == [5, 6, 7]
     again = run(config, work, *setting, "--until", "student")
-    assert all(why.startswith("done (") for why in decisions(again.stderr).values()), again.stderr
+    assert all(why.startswith("finished (") for why in decisions(again.stderr).values()), again.stderr
+
+
+@pytest.mark.parametrize("current", [True, False])
+def test_plan__labels_begun_before__meet_the_gate_unless_older_ones_are_current(
+    current: bool, config: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Only labels of an earlier training make the gate's comparison unfair."""
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    shutil.rmtree(work / "student")
+    if not current:
+        (work / "cache/CURRENT.json").unlink()
+    options, content = load_experiment(config, ["refine.min_score=0.6"] if current else [])
+    experiment = Experiment(config_path=config, config=content, options=options, folder=work, devices=1)
+    plan = Planner(experiment).plan("refine")
+    assert plan.arguments is not None
+    assert ("student.gate=off" in plan.arguments) == current
 
 
 def test_run__what_a_training_does_not_depend_on_leaves_it_alone(
@@ -155,23 +283,23 @@ def test_run__what_a_training_does_not_depend_on_leaves_it_alone(
 
     assert first.returncode == 0, first.stderr
     said = decisions(first.stderr)
-    assert [said[stage][:6] for stage in STAGES[:3]] == ["done ("] * 3
-    assert said["evaluate"] == "2 checkpoint(s) to evaluate"
-    assert "evaluate: done" in run(config, work, *changes, "--dry-run").stdout
+    assert all(said[stage].startswith("finished (") for stage in STAGES[:3]), said
+    assert said["evaluate"] == "2 checkpoints to evaluate"
+    assert "evaluate: finished" in run(config, work, *changes, "--dry-run").stdout
     document = json.loads((data / "test.json").read_text())
     del document["annotations"][0]
     (data / "test.json").write_text(json.dumps(document))
-    assert "evaluate: 2 checkpoint(s) to evaluate" in run(config, work, *changes, "--dry-run").stdout
+    assert "evaluate: 2 checkpoints to evaluate" in run(config, work, *changes, "--dry-run").stdout
 
 
 def test_run__stages_that_have_nothing_to_do_are_left_out(config: Path, tmp_path: Path) -> None:
     alone = ("--dry-run", "--from", "refine", "--until", "student", "--set", "student.refresh_every=None")
     without = run(config, tmp_path, *alone, "--set", "data.unlabeled=None")
     assert "refine: the config has no data.unlabeled" in without.stdout
-    assert "student: there are no unlabelled images to learn from" in without.stdout
+    assert "student: there are no unlabeled images to learn from" in without.stdout
     control = run(config, tmp_path, *alone, "--set", "student.source=labeled")
     assert "refine: not needed: student.source is 'labeled'" in control.stdout
-    assert "student: not done yet" in control.stdout
+    assert "student: not started" in control.stdout
 
 
 def test_run__metrics_that_end_in_half_a_line__still_tell_the_time_left(
@@ -181,9 +309,9 @@ def test_run__metrics_that_end_in_half_a_line__still_tell_the_time_left(
     shutil.copytree(finished, work)
     with (work / "teacher/metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 2, "loss": 0.')
-    foretold = run(config, work, "--dry-run", "--until", "teacher", "--set", "teacher.seed=3")
-    assert foretold.returncode == 0, foretold.stderr
-    assert "at the speed measured before" in foretold.stdout
+    planned = run(config, work, "--dry-run", "--until", "teacher", "--set", "teacher.seed=3", "--overwrite")
+    assert planned.returncode == 0, planned.stderr
+    assert "at the speed measured before" in planned.stdout
 
 
 def test_run__failing_stage_ends_the_chain_with_its_message(config: Path, tmp_path: Path) -> None:

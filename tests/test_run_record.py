@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cache.locks import FileLock
-from s4m_pipeline.errors import UserError
-from stages.artifacts import RunRecord, is_running
-from stages.refine import state_of_training
+from s4m_cache.locks import FileLock
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.experiment.lock import running_process
+from s4m_pipeline.experiment.run_record import RunRecord, training_state
 
 FORK = multiprocessing.get_context("fork")
 
@@ -25,22 +25,22 @@ def status(folder: Path) -> str:
     return json.loads((folder / "run.json").read_text())["status"]
 
 
-def test_is_running__from_open_to_the_end_of_the_session_and_no_longer(tmp_path: Path) -> None:
+def test_running_process__from_open_to_the_end_of_the_session_and_no_longer(tmp_path: Path) -> None:
     folder = tmp_path / "student"
-    assert not is_running(folder)
+    assert not running_process(folder)
     record = begin(folder)
-    assert is_running(folder)
+    assert running_process(folder)
     with record.session():
-        assert is_running(folder)
-    assert not is_running(folder)
+        assert running_process(folder)
+    assert not running_process(folder)
     assert status(folder) == "finished"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, UserError, KeyboardInterrupt])
-def test_is_running__failed_session_has_let_go(tmp_path: Path, error: type[BaseException]) -> None:
+def test_running_process__failed_session_has_let_go(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), begin(tmp_path).session():
         raise error
-    assert not is_running(tmp_path)
+    assert not running_process(tmp_path)
     assert status(tmp_path) == "failed"
 
 
@@ -51,20 +51,20 @@ def _hold(folder: Path) -> None:
 
 
 def test_run_record__killed_training__is_absent_until_it_is_resumed(tmp_path: Path) -> None:
-    assert state_of_training(tmp_path) == "absent"
+    assert training_state(tmp_path) == "absent"
     killed = FORK.Process(target=_hold, args=(tmp_path,))
     killed.start()
     while not (tmp_path / "held").exists():
         assert killed.is_alive()
         time.sleep(0.01)
-    assert state_of_training(tmp_path) == "running"
+    assert training_state(tmp_path) == "running"
     killed.kill()
     killed.join()
     assert status(tmp_path) == "running"  # so the record alone does not tell
-    assert state_of_training(tmp_path) == "absent"
+    assert training_state(tmp_path) == "absent"
     with begin(tmp_path).session():
-        assert state_of_training(tmp_path) == "running"
-    assert state_of_training(tmp_path) == "ended"
+        assert training_state(tmp_path) == "running"
+    assert training_state(tmp_path) == "ended"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -75,7 +75,7 @@ def test_run_record__second_process_is_refused_naming_the_first_and_changes_noth
     (tmp_path / ".tmp-iter_4.pth-1").touch()  # the first one is about to rename it
     with FileLock(tmp_path / "LOCK", exclusive=True):
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-        with pytest.raises(UserError, match=r"Another process works(.|\n)*process \d+(.|\n)*--work-dir"):
+        with pytest.raises(UserError, match=r"Another process trains(.|\n)*process \d+(.|\n)*--work-dir"):
             RunRecord.open(tmp_path, "train-student", {}, {}, overwrite=overwrite)
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -86,7 +86,7 @@ def test_run_record__other_settings__are_refused_only_once_something_was_saved(t
             raise ZeroDivisionError
     assert json.loads((tmp_path / "run.json").read_text())["config"] == {"seed": 5}
     (tmp_path / "iter_2.pth").touch()
-    with pytest.raises(UserError, match=r"seed: 5 then, 0 now(.|\n)*--overwrite"):
+    with pytest.raises(UserError, match=r"seed changed: 5 -> 0(.|\n)*--overwrite"):
         begin(tmp_path, seed=0)
 
 
@@ -106,9 +106,9 @@ def test_run_record__refused_run_leaves_the_folder_free(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), begin(tmp_path, seed=0).session():
         (tmp_path / "iter_2.pth").touch()
         raise ZeroDivisionError
-    with pytest.raises(UserError, match="seed: 0 then, 5 now") as refused:
+    with pytest.raises(UserError, match="seed changed: 0 -> 5") as refused:
         begin(tmp_path, seed=5)
-    assert not is_running(tmp_path), refused
+    assert not running_process(tmp_path), refused
     begin(tmp_path, seed=0)
 
 
@@ -117,4 +117,4 @@ def test_run_record__sent_to_another_rank_leaves_the_lock_behind(tmp_path: Path)
     copy = pickle.loads(pickle.dumps(record))
     assert copy.content == record.content
     del copy
-    assert is_running(tmp_path)
+    assert running_process(tmp_path)

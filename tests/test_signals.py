@@ -7,13 +7,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from s4m_pipeline.signals import heed_parent_alone
+from s4m_pipeline.core.signals import ignore_external_signals
 
 PARENT = """
 import os, signal
 from torch.utils.data import DataLoader
-from s4m_pipeline.signals import heed_parent_alone
-loaded = iter(DataLoader(range(100), num_workers=2, worker_init_fn=heed_parent_alone))
+from s4m_pipeline.core.signals import ignore_external_signals
+loaded = iter(DataLoader(range(100), num_workers=2, worker_init_fn=ignore_external_signals))
 next(loaded)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -24,8 +24,8 @@ def _send(number: signal.Signals, pid: int) -> None:
     subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
 
 
-def test_heed_parent_alone__signals_of_others__do_not_end_it_but_its_parents_does() -> None:
-    loaded: Any = iter(DataLoader(range(100), num_workers=1, worker_init_fn=heed_parent_alone))
+def test_ignore_external_signals__signals_of_others__do_not_end_it_but_its_parents_does() -> None:
+    loaded: Any = iter(DataLoader(range(100), num_workers=1, worker_init_fn=ignore_external_signals))
     next(loaded)
     (worker,) = loaded._workers
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
@@ -36,7 +36,7 @@ def test_heed_parent_alone__signals_of_others__do_not_end_it_but_its_parents_doe
     assert worker.exitcode == 0
 
 
-def test_heed_parent_alone__parent_is_killed__ends_too() -> None:
+def test_ignore_external_signals__parent_is_killed__ends_too() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as process:
         process.communicate(timeout=30)  # the loading processes have the other end of the pipe, too
     assert process.returncode == -signal.SIGKILL

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from s4m_pipeline.losses.structural import (
+from s4m_pipeline.models.structural import (
     feature_loss,
     resample_to_grid,
     sample_query_points,

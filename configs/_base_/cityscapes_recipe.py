@@ -4,6 +4,8 @@ _base_ = ["./refine.py"]
 
 data = dict(
     root="data/cityscapes",
+    labeled="splits/10/labeled.json",
+    unlabeled="splits/10/unlabeled.json",
     train_images="leftImg8bit/train",
     val="annotations/val.json",
     val_images="leftImg8bit/val",
@@ -28,9 +30,9 @@ student = dict(
     init_from="torchvision://resnet50",
     burn_in=15_000,
     ema=0.9996,
-    # Ours: from the end of the burn-in on, labels are made anew this often; the paper makes them every step.
+    # Ours: after the burn-in, labels are made again at this interval; in the paper, in every iteration.
     refresh_every=5_000,
-    gate="warn",  # ours: labels are exchanged in any case, as in the paper; clearly worse ones are reported
+    gate="warn",  # ours: labels are replaced in any case, as in the paper; clearly worse ones are reported
     arp=dict(placement="same", scale_range=(1.0, 1.0), min_area_px=0),
     validate_every=5_000,
     checkpoint_every=1_000,
@@ -39,7 +41,7 @@ param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0)]
 
 train_pipeline = [
     dict(type="LoadRGB"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadInstances"),
     dict(
         type="RandomChoiceResize",
         scales=[(2 * (1024 * tenths // 10), 1024 * tenths // 10) for tenths in range(5, 21)],

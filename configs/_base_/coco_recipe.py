@@ -4,6 +4,8 @@ _base_ = ["./refine.py"]
 
 data = dict(
     root="data/coco",
+    labeled="splits/10/labeled.json",
+    unlabeled="splits/10/unlabeled.json",
     train_images="train2017",
     val="annotations/instances_val2017.json",
     val_images="val2017",
@@ -28,10 +30,10 @@ student = dict(
     init_from="torchvision://resnet50",
     burn_in=25_000,
     ema=0.9996,
-    # Ours: from the end of the burn-in on, labels are made anew this often; the paper makes them every step.
-    # All unlabelled images are seen once in about 9,700 steps: faster, and labels would be made for nothing.
+    # Ours: after the burn-in, labels are made again at this interval; in the paper, in every iteration.
+    # All unlabeled images are seen once in about 9,700 iterations: more often, and labels would go unused.
     refresh_every=25_000,
-    gate="warn",  # ours: labels are exchanged in any case, as in the paper; clearly worse ones are reported
+    gate="warn",  # ours: labels are replaced in any case, as in the paper; clearly worse ones are reported
     arp=dict(placement="random", scale_range=(0.8, 1.2), min_area_px=0),
     validate_every=10_000,
     checkpoint_every=1_000,
@@ -44,7 +46,7 @@ _batch_augments = [
 
 train_pipeline = [
     dict(type="LoadRGB"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadInstances"),
     dict(type="RandomFlip", prob=0.5),
     dict(
         type="RandomResize", scale=(1024, 1024), ratio_range=(0.1, 2.0), resize_type="Resize", keep_ratio=True

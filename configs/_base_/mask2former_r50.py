@@ -16,6 +16,7 @@ model = dict(
         pad_size_divisor=32,
         pad_mask=True,
         mask_pad_value=0,
+        non_blocking=True,
     ),
     backbone=dict(
         type="ResNet",
@@ -36,7 +37,7 @@ model = dict(
         num_queries=100,
         num_transformer_feat_level=3,
         pixel_decoder=dict(
-            type="MSDeformAttnPixelDecoder",
+            type="SteadyPixelDecoder",
             num_outs=3,
             norm_cfg=dict(type="GN", num_groups=32),
             act_cfg=dict(type="ReLU"),

@@ -1,6 +1,6 @@
 """A Mask2Former small enough for two CPU cores, and an optimizer for short trainings: the demo's network.
 
-The shipped initial weights (s4m_pipeline/models/demo_init) fit it.
+The shipped initial weights fit it: init_from="small" (s4m_pipeline/models/demo_init).
 """
 
 _base_ = ["./mask2former_r50.py", "./adamw.py"]

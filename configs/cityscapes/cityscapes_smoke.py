@@ -1,4 +1,4 @@
-"""The chain of cityscapes_10.py in a handful of steps: the miniature, the demo's network, the nano SAM 2.
+"""The chain of cityscapes.py in a few iterations: the miniature, the demo's network, the nano SAM 2.
 
 Everything in pixels is an eighth of the paper's, as the miniature's photos are.
 
@@ -12,9 +12,8 @@ Expected AP:      none to speak of
 _base_ = ["../_base_/cityscapes_recipe.py", "../_base_/small.py"]
 
 _few = dict(workers=0, init_from=None, log_every=2)
-_queries = 5  # as many as objects: with more, a few steps teach that nothing is anywhere
+_queries = 5  # as many as objects: with more, a few iterations teach that nothing is anywhere
 
-data = dict(labeled="splits/10/labeled.json", unlabeled="splits/10/unlabeled.json")
 model = dict(panoptic_head=dict(num_queries=_queries))
 teacher = dict(iterations=12, batch_size=4, validate_every=12, checkpoint_every=6, **_few)
 sam = dict(model="nano")

@@ -1,9 +1,10 @@
 """The ablations on the embedded data: the demo with a schedule that fits many trainings into an hour or two.
 
-Students go on from their teacher, with its labels as they are: what differs is what they learn from.
+Students start from their teacher's weights and keep its labels: what differs is what they learn from.
 
 Commands:         make ablation, or (after the demo's `s4m data` commands)
-                  s4m ablation configs/demo/ablation.py --table components,control --jobs 2
+                  s4m ablation configs/demo/ablation.py --table components --jobs 2
+                  s4m ablation configs/demo/ablation.py --table control --jobs 2
 Time and memory:  docs/ablations.md; memory not measured
 Expected AP:      docs/ablations.md
 """

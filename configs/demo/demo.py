@@ -1,12 +1,12 @@
-"""The embedded data set, on two CPU cores: 24 labelled scenes, 376 unlabelled ones.
+"""The embedded data set, on two CPU cores: 24 labeled scenes, 376 unlabeled ones.
 
-Commands:         make demo, or
+Commands:         s4m demo, or
                   s4m data demo data/demo
                   s4m data split data/demo/train.json --percent 6 \\
                       --val data/demo/val.json --out data/demo/split
-                  s4m run configs/demo/demo.py
-Time and memory:  8.5 minutes with two threads; memory not measured
-Expected AP:      on its test scenes teacher 42.9, student 61.5; other seeds: see README.md
+                  s4m run demo
+Time and memory:  6 to 13 minutes with two threads; memory not measured
+Expected AP:      on its test scenes teacher 51.5, student 69.7
 """
 
 _base_ = ["../_base_/small.py", "../_base_/refine.py"]
@@ -26,7 +26,7 @@ teacher = dict(
     batch_size=8,
     workers=1,
     ema=0.99,
-    init_from="{{ fileDirname }}/../../s4m_pipeline/models/demo_init/demo_init.safetensors",
+    init_from="small",
     validate_every=300,
     checkpoint_every=50,
     log_every=20,
@@ -39,7 +39,7 @@ student = dict(
     burn_in=150,
     refresh_every=225,
     ema=0.99,
-    init_from="teacher",  # the paper's starts anew, for which this schedule is too short
+    init_from="teacher",  # the paper's starts from ImageNet weights, for which this schedule is too short
     validate_every=300,
     checkpoint_every=50,
     log_every=20,
@@ -53,7 +53,7 @@ refine = dict(nms_iou=0.5, ground_truth="train.json")
 
 train_pipeline = [
     dict(type="LoadRGB"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadInstances"),
     dict(type="RandomFlip", prob=0.5),
     dict(
         type="RandomResize", scale=(128, 128), ratio_range=(0.75, 1.5), resize_type="Resize", keep_ratio=True

@@ -1,9 +1,7 @@
-"""A real photograph as an example data set: 24 antique coins, which scikit-image carries in its package.
+"""An example data set from a real photograph: 24 antique coins, shipped with scikit-image.
 
-The masks are the result of scikit-image's textbook watershed, not drawn by hand. The photograph (Greek coins
-from Pompeii, Brooklyn Museum, no known copyright restrictions) is cut into four regions that share no pixel;
-the tiles of a region overlap. They are in false colours: the nano SAM 2 has seen nothing but coloured
-drawings, and of grey coins it finds next to nothing (docs/custom-data.md has the figures).
+The masks come from a watershed, not from annotators. The photograph (Greek coins from Pompeii, Brooklyn
+Museum, no known copyright restrictions) is cut into four disjoint regions; the tiles of a region overlap.
 """
 
 import json
@@ -15,20 +13,20 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import write_bytes, write_text
+from s4m_cache.atomic import write_bytes, write_text
 from s4m_pipeline.data.writing import mask_annotation, png_bytes
 
 TILE_PX = 112
-"""Side of a tile in the photograph; coins are 35 to 70 px wide there."""
+"""Side of a tile in the photograph, where coins are 35 to 70 px wide."""
 ENLARGED_PX = 128
-"""Side of a tile as written."""
+"""Side of a written tile."""
 _SMALLEST_AREA_PX = 150
-"""Smaller pieces of a coin at a tile's edge, in pixels of the enlarged tile, are not annotated."""
+"""Parts of a coin at a tile's edge with fewer pixels (of the enlarged tile) are not annotated."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of the photograph, in pixels, and how far apart its tiles begin."""
+    """A rectangle of the photograph and the stride of its tiles, in pixels."""
 
     name: str
     left: int
@@ -40,7 +38,7 @@ class Region:
 
     @property
     def json_name(self) -> str:
-        """File of its annotations; those of unlabelled tiles are for measuring only."""
+        """Name of its annotation file; annotations of unlabeled tiles serve for evaluation only."""
         return f"{self.name}.json" if self.annotated else f"{self.name}_truth.json"
 
 
@@ -50,14 +48,14 @@ REGIONS = (
     Region("unlabeled", 130, 0, 242, 303, step_px=8, annotated=False),
     Region("test", 242, 0, 384, 303, step_px=30),
 )
-"""Left: annotated, the upper half for training; middle: unlabelled; right: for the test."""
+"""Left: annotated, the upper half for training; middle: unlabeled; right: test."""
 
 
 def write_coins(folder: Path) -> dict[str, tuple[int, int]]:
     """Write a folder of PNG tiles and a COCO JSON for each region.
 
     Returns:
-        Number of tiles and of annotated instances of each region.
+        Number of tiles and number of annotated instances of each region.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -70,10 +68,10 @@ def write_coins(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def segment_coins(photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """Number of the coin that each pixel belongs to, 0 for none; int32 (H, W).
+    """Coin number of each pixel, 0 for background; int32 (H, W).
 
-    Watershed of the Sobel gradient, flooded from surely dark and surely bright pixels; holes are filled and
-    specks dropped.
+    Watershed of the Sobel gradient from clearly dark and clearly bright markers; holes are filled and small
+    components dropped.
     """
     from scipy import ndimage
     from skimage.filters import sobel
@@ -102,9 +100,8 @@ def _write_region(
             tile = np.s_[top : top + TILE_PX, left : left + TILE_PX]
             name = f"{region.name}_{top:03d}_{left:03d}.png"
             size = (ENLARGED_PX, ENLARGED_PX)
-            grey = cv2.resize(photo[tile], size, interpolation=cv2.INTER_CUBIC)
-            bgr = np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS), np.uint8)
-            write_bytes(images_folder / name, png_bytes(bgr[..., ::-1]))
+            gray = cv2.resize(photo[tile], size, interpolation=cv2.INTER_CUBIC)
+            write_bytes(images_folder / name, png_bytes(np.repeat(gray[..., None], 3, axis=2)))
             image_id = len(images) + 1
             images.append({"id": image_id, "file_name": name, "width": size[0], "height": size[1]})
             for coin in filter(None, np.unique(labels[tile])):
@@ -118,5 +115,5 @@ def _write_region(
 
 
 def _starts(first: int, end: int, step: int) -> list[int]:
-    """Where tiles begin between two borders: every `step` pixels as long as a whole tile fits."""
+    """First pixels of the tiles between two borders: every `step` pixels, as long as a whole tile fits."""
     return list(range(first, end - TILE_PX + 1, step))

@@ -1,11 +1,11 @@
-"""What can be wrong with a data set: one table of problems, and a collection of where they occur."""
+"""The problems that a data set can have, and a collection of their occurrences."""
 
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Literal
 
-from cache.limits import RAISE_LIMIT
-from s4m_pipeline.errors import UserError
+from s4m_cache.limits import MAX_RATIO, RAISE_LIMIT
+from s4m_pipeline.core.errors import UserError
 
 Severity = Literal["error", "warning", "note"]
 
@@ -13,71 +13,95 @@ NAMES_SHOWN = 5
 
 
 class Problem(Enum):
-    """A kind of problem: its severity and one line saying what is wrong and, where it helps, what to do.
+    """A kind of problem: its severity, and one line saying what is wrong and, where useful, what to do.
 
-    An error stops training and evaluation; a warning changes what is learnt; a note is only worth knowing.
+    An error stops training and evaluation; a warning affects what is learned; a note is information only.
     """
 
     CATEGORY_FAULTY = ("error", "categories without an integer id >= 0 or without a name")
     CATEGORY_ID_TWICE = ("error", "category ids used more than once")
     CATEGORY_NAME_TWICE = ("error", "category names used more than once")
-    CATEGORY_NONE = ("error", "no category is left: `categories` needs entries with `id` and `name`")
-    CATEGORIES_DIFFER = ("error", "categories (id and name) that only one of the two files has")
-    CATEGORY_ORDER = ("warning", "categories not listed by rising id: some programs number classes as listed")
-    CATEGORY_UNUSED = ("warning", "categories without a usable instance: they cannot be learnt")
+    CATEGORY_NAME_FAULTY = (
+        "error",
+        "category names with a line end, tab or other control character (mostly left by the file that they "
+        "were read from): remove it from `name`",
+    )
+    CATEGORY_NONE = ("error", "no valid category: `categories` needs entries with `id` and `name`")
+    CATEGORIES_DIFFER = ("error", "categories (id and name) in only one of the two files")
+    CATEGORY_ORDER = ("warning", "categories not sorted by id: some programs number classes as listed")
+    CATEGORY_UNUSED = ("warning", "categories without a usable instance: they cannot be learned")
 
     IMAGE_FAULTY = ("error", "images without an integer id >= 0, a `file_name`, or a positive integer size")
     IMAGE_ID_TWICE = ("error", "image ids used more than once")
     FILE_TWICE = ("error", "image files listed more than once")
+    FILE_COPIED = ("warning", "image files with the same bytes as another one: remove all but one")
     FILE_OUTSIDE = (
         "error",
-        "file names that are not relative, or lead outside the image folder (`..`, links)",
+        "file names that are not relative, have backslashes, or point outside the image folder (`..`, "
+        "symbolic links)",
     )
-    IMAGE_NONE = ("error", "no image is left in the file")
+    IMAGE_NONE = ("error", "no valid image in the file")
     SIZE_OVER_LIMIT = ("error", f"images larger than the pixel limit ({RAISE_LIMIT})")
-    FILE_MISSING = ("error", "image files not found (is this the right image folder? `--images` names it)")
+    SIZE_THIN = ("error", f"images more than {MAX_RATIO} times as long as wide: crop or remove them")
+    FILE_MISSING = (
+        "error",
+        "image files not found: set the image folder with `--images`, or correct `file_name`",
+    )
     FILE_EMPTY = ("error", "image files of zero bytes")
-    FILE_UNREADABLE = ("error", "image files that cannot be decoded: truncated, corrupt or of another format")
-    SIZE_DIFFERS = ("error", "images whose size is not the one in the JSON")
+    FILE_UNREADABLE = ("error", "image files that cannot be decoded: truncated, corrupt or unknown format")
+    SIZE_DIFFERS = ("error", "images whose size differs from the JSON")
     SIZE_UNROTATED = (
         "error",
-        "images with an EXIF rotation whose size in the JSON is that before it: images are turned upright "
-        "when read, so their masks must be too",
+        "images with an EXIF rotation whose size in the JSON is that before the rotation: images are rotated "
+        "when read, so size and masks must be those of the upright image",
     )
     IMAGE_DARK = (
         "warning",
-        "images without a value above 63 of 255 as they are read: of 16-bit files the high byte is taken, so "
-        "stretch 10- to 14-bit data to 0..65535",
+        "images without a pixel value above 63 of 255: only the high byte of 16-bit files is used, so "
+        "rescale 10- to 14-bit data to 0..65535",
     )
     EXIF_ROTATED = ("warning", "images with an EXIF rotation: their masks must fit the upright image")
 
     ANNOTATION_FAULTY = ("error", "annotations without an integer id >= 0")
     ANNOTATION_ID_TWICE = ("error", "annotation ids used more than once")
-    ANNOTATION_ID_ZERO = ("warning", "annotation id 0: pycocotools never counts it as found, so AP drops")
-    IMAGE_UNKNOWN = ("error", "annotations of an image that the file does not list, or lists with errors")
-    CATEGORY_UNKNOWN = (
-        "error",
-        "annotations of a category that the file does not list, or lists with errors",
+    ANNOTATION_ID_ZERO = (
+        "warning",
+        "annotation id 0: pycocotools in other programs never counts it as found",
     )
+    IMAGE_UNKNOWN = ("error", "annotations of an image that is not listed, or listed with errors")
+    CATEGORY_UNKNOWN = ("error", "annotations of a category that is not listed, or listed with errors")
     BOX_FAULTY = ("error", "annotations whose `bbox` is not four finite numbers [x, y, width, height]")
     AREA_FAULTY = ("error", "annotations whose `area` is not a finite number")
     CROWD_FAULTY = ("error", "annotations whose `iscrowd` is not 0 or 1")
-    BOX_ABSENT = ("warning", "annotations without `bbox`: that of the mask is taken")
-    AREA_ABSENT = ("warning", "annotations without `area`: that of the mask is taken")
-    CROWD_ABSENT = ("warning", "annotations without `iscrowd`: they are taken for single objects (0)")
+    BOX_ABSENT = ("warning", "annotations without `bbox`: that of the mask is used")
+    AREA_ABSENT = ("warning", "annotations without a positive `area`: that of the mask is used")
+    CROWD_ABSENT = ("warning", "annotations without `iscrowd`: 0 (a single object) is used")
     MASK_FAULTY = ("error", "annotations with a missing or malformed mask")
     MASK_PART_SHORT = (
         "warning",
-        "annotations with a polygon of fewer than 3 points beside others: it is dropped",
+        "annotations with a polygon of fewer than 3 points beside longer ones: it is dropped",
     )
-    MASK_EMPTY = ("warning", "annotations whose mask is empty: they are ignored")
+    MASK_EMPTY = (
+        "warning",
+        "annotations whose mask covers no pixel (coordinates must be pixels of the image, not shares of its "
+        "size): they are ignored",
+    )
+    BOX_MASK_APART = (
+        "warning",
+        "annotations whose box and mask are far apart (IoU below 0.5), so that one of them is wrong: they "
+        "are ignored; boxes must be [x, y, width, height], and both in pixels of the image",
+    )
+    OBJECT_TWICE = (
+        "warning",
+        "annotations that repeat an earlier one (image, category, box and mask): they are ignored",
+    )
     BOX_EMPTY = (
         "warning",
         "annotations less than a pixel wide or high, or outside the image: they are ignored",
     )
-    CROWD = ("warning", "crowd regions (`iscrowd` 1): they are not learnt")
-    INSTANCE_NONE = ("error", "nothing to learn from: no annotation is usable")
-    ANNOTATION_NONE = ("warning", "the file has no annotations: it can only serve as unlabelled data")
+    CROWD = ("warning", "crowd regions (`iscrowd` 1): they are not used for training")
+    INSTANCE_NONE = ("error", "no annotation is usable for training")
+    ANNOTATION_NONE = ("warning", "the file has no annotations: use it as unlabeled data only")
     IMAGE_WITHOUT_INSTANCE = ("note", "images without a usable instance")
 
     VALIDATION_SHARED = ("error", "images that are also validation images")
@@ -88,32 +112,32 @@ class Problem(Enum):
 
     @property
     def code(self) -> str:
-        """Stable name for machines, e.g. `image-id-twice`."""
+        """Stable identifier for scripts, e.g. `image-id-twice`."""
         return self.name.lower().replace("_", "-")
 
 
 class Findings:
-    """Problems found so far, each with the names (file, id, entry) where it occurs."""
+    """Problems found so far, each with the names (file, id, entry) of its occurrences."""
 
     def __init__(self) -> None:
         self._names: dict[Problem, list[str]] = {}
 
     def add(self, problem: Problem, name: object) -> None:
-        """Record one occurrence; `name` comes from outside, so what a terminal cannot show is escaped."""
+        """Record one occurrence; unprintable characters of `name`, which comes from the data, are escaped."""
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
         self._names.setdefault(problem, []).append(text)
 
     def discard(self, problem: Problem) -> None:
-        """Forget all occurrences of a problem that is none here."""
+        """Remove all occurrences of a problem."""
         self._names.pop(problem, None)
 
     def update(self, other: "Findings") -> None:
-        """Take over all occurrences of `other`."""
+        """Add all occurrences of `other`."""
         for problem, names in other:
             self._names.setdefault(problem, []).extend(names)
 
     def __iter__(self) -> Iterator[tuple[Problem, list[str]]]:
-        """Problems in the order of the table, errors first."""
+        """Problems in order of severity, errors first."""
         order: list[Severity] = ["error", "warning", "note"]
         for severity in order:
             for problem in Problem:
@@ -121,7 +145,7 @@ class Findings:
                     yield problem, self._names[problem]
 
     def names(self, problem: Problem) -> list[str]:
-        """Where `problem` occurs, in the order found; empty when it does not."""
+        """Names of all occurrences of `problem`, in the order found."""
         return self._names.get(problem, [])
 
     def count(self, severity: Severity) -> int:
@@ -129,7 +153,7 @@ class Findings:
         return sum(len(names) for problem, names in self if problem.severity == severity)
 
     def raise_errors(self, source: object, advice: str) -> None:
-        """Raise `UserError` with every error at once; return when there is none."""
+        """Raise one `UserError` that lists all errors, if there are any."""
         errors = [(problem, names) for problem, names in self if problem.severity == "error"]
         if errors:
             lines = [f"  - {problem.text} ({len(names)}): {first_names(names)}" for problem, names in errors]
@@ -150,6 +174,6 @@ class Findings:
 
 
 def first_names(names: list[str]) -> str:
-    """The first few names, then how many more there are."""
+    """The first names, and the number of the remaining ones."""
     rest = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

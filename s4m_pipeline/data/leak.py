@@ -1,13 +1,14 @@
-"""Images that two data sets share, whatever they are called in each."""
+"""Find images that two data sets share, even under different names."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from s4m_pipeline.data.coco import CocoData, CocoImage
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.coco import CocoData
+from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.findings import first_names
-from s4m_pipeline.errors import UserError
 
 
 def check_leak(train: CocoData, validation: CocoData) -> None:
@@ -20,12 +21,13 @@ def check_leak(train: CocoData, validation: CocoData) -> None:
     if names:
         raise UserError(
             f"{train.json_path}: {len(names)} images are also in the validation set {validation.json_path}: "
-            f"{first_names(names)}. Scores on images that were trained on mean nothing: take them out of one."
+            f"{first_names(names)}. Remove them from one of the two: scores on training images are "
+            "meaningless."
         )
 
 
 def shared_names(images: Iterable[CocoImage], others: Iterable[CocoImage]) -> list[str]:
-    """Names of the `images` that are also among `others`, with the other's name where it differs."""
+    """Names of the `images` that are also in `others`, with their name there if it is different."""
     return [
         image.file_name if image.file_name == other.file_name else f"{image.file_name} (= {other.file_name})"
         for image, other in shared_images(images, others)
@@ -35,11 +37,11 @@ def shared_names(images: Iterable[CocoImage], others: Iterable[CocoImage]) -> li
 def shared_images(
     images: Iterable[CocoImage], others: Iterable[CocoImage]
 ) -> list[tuple[CocoImage, CocoImage]]:
-    """Pairs (image, other) that are the same image, at most one pair for each of `images`.
+    """Pairs (image, other) of identical images, at most one pair per element of `images`.
 
-    The same means: the same file, or files of identical bytes; where one of the two files is absent, the same
-    name. Ids are not compared: separately numbered data sets both have an image 1. Only files whose size in
-    bytes occurs on both sides are read.
+    Identical means: the same file, or files of equal bytes; if one of the two files is missing, the same
+    name. Ids are not compared, because separately numbered data sets both have an image 1. Only files whose
+    size in bytes occurs on both sides are read.
     """
     images, others = list(images), list(others)
     by_path = {other.path: other for other in others}
@@ -60,15 +62,33 @@ def shared_images(
                 digests[size] = {_digest(other.path): other for other in by_size[size]}
             if found := digests[size].get(_digest(image.path)):
                 return found
-        namesake = by_name.get(image.file_name)
-        comparable = namesake is not None and size is not None and sizes[namesake.path] is not None
-        return None if comparable else namesake
+        same_name = by_name.get(image.file_name)
+        comparable = same_name is not None and size is not None and sizes[same_name.path] is not None
+        return None if comparable else same_name
 
     return [(image, found) for image in images if (found := find(image)) is not None]
 
 
+def first_copies(images: Iterable[CocoImage]) -> dict[str, str]:
+    """The first name, in the order of names, of a file with the same bytes, by name of each image.
+
+    Only files whose size in bytes occurs more than once are read.
+    """
+    by_size: dict[int | None, list[CocoImage]] = defaultdict(list)
+    for image in sorted(images, key=lambda image: image.file_name):
+        by_size[file_size(image.path)].append(image)
+    firsts: dict[str, str] = {}
+    for size, same_size in by_size.items():
+        by_digest: dict[bytes, str] = {}
+        for image in same_size:
+            name = image.file_name
+            compared = size is not None and len(same_size) > 1
+            firsts[name] = by_digest.setdefault(_digest(image.path), name) if compared else name
+    return firsts
+
+
 def file_size(path: Path) -> int | None:
-    """In bytes; None if the file is absent."""
+    """Size in bytes; None if the file is missing."""
     try:
         return path.stat().st_size
     except OSError:

@@ -5,36 +5,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import write_text
-from s4m_pipeline.data.coco import CocoData, CocoImage
+from s4m_cache.atomic import write_text
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.coco import CocoData
+from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.splits import Split
-from s4m_pipeline.errors import UserError
 
 LABELED, UNLABELED, RECORD = "labeled.json", "unlabeled.json", "split.json"
 
 
 def refuse_overwrite(out: Path, inputs: Sequence[Path], force: bool) -> None:
-    """Check, before any work, that `write_split` to `out` will destroy nothing.
+    """Check, before any work, that `write_split` to `out` will not overwrite anything.
 
     Raises:
-        UserError: a finished split is there and `force` is off, or one of `inputs` would be overwritten.
+        UserError: `out` holds a finished split and `force` is off, or one of `inputs` would be overwritten.
     """
     targets = {(out / name).resolve() for name in (LABELED, UNLABELED, RECORD)}
     for path in inputs:
         if path.resolve() in targets:
             raise UserError(
-                f"--out {out}: {path} is read for this split and would be overwritten. Choose another."
+                f"--out {out}: {path} is an input of this split and would be overwritten. Use a "
+                "different folder."
             )
     if (out / RECORD).exists() and not force:
-        raise UserError(f"{out / RECORD} exists: a split is finished there. Use --force to replace it.")
+        raise UserError(f"{out / RECORD} exists: this split is finished. Use --force to replace it.")
 
 
 def write_split(data: CocoData, split: Split, validation: Sequence[CocoData], out: Path) -> dict[str, Any]:
-    """Write the three files to folder `out` and return the record in `split.json`.
+    """Write the three files to the folder `out` and return the content of `split.json`.
 
-    The two data sets are COCO JSON with `categories` in id order and images in id order. The unlabelled one
-    has no annotations: training cannot see what is not there. The same data give the same bytes, in whatever
-    order the source lists them.
+    The two data sets are COCO JSON with categories and images in id order. The unlabeled one has no
+    annotations, so training cannot see them. The bytes do not depend on the order of the source.
 
     Raises:
         UserError: the folder cannot be written.
@@ -43,7 +44,7 @@ def write_split(data: CocoData, split: Split, validation: Sequence[CocoData], ou
     annotations = [a for image in split.labeled for a in data.annotations.get(image.id, [])]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / RECORD).unlink(missing_ok=True)  # until all is written, nothing is finished
+        (out / RECORD).unlink(missing_ok=True)  # its presence marks a finished split
         write_text(out / LABELED, coco_json(data, split.labeled, annotations))
         write_text(out / UNLABELED, coco_json(data, split.unlabeled, []))
         write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
@@ -53,7 +54,7 @@ def write_split(data: CocoData, split: Split, validation: Sequence[CocoData], ou
 
 
 def coco_json(data: CocoData, images: Sequence[CocoImage], annotations: list[dict[str, Any]]) -> str:
-    """A COCO JSON file of some images and annotations with all categories of `data`."""
+    """COCO JSON of some images and annotations with all categories of `data`."""
     document = {
         "info": {"description": f"Part of {data.json_path.name}"},
         "images": [

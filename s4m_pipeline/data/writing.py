@@ -1,4 +1,4 @@
-"""What every data set that this project writes is made of: PNG files and COCO annotations."""
+"""Encoders for the data sets that this project writes: PNG files and COCO annotations."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 
 def png_bytes(rgb: npt.NDArray[np.uint8]) -> bytes:
-    """An RGB image, uint8 (H, W, 3), as the content of a PNG file."""
+    """Encode an RGB image, uint8 (H, W, 3), as PNG."""
     encoded, data = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
     assert encoded
     return data.tobytes()
@@ -18,7 +18,7 @@ def png_bytes(rgb: npt.NDArray[np.uint8]) -> bytes:
 def mask_annotation(
     mask: npt.NDArray[np.bool_], image_id: int, annotation_id: int, category_id: int, *, crowd: bool = False
 ) -> dict[str, Any]:
-    """The COCO annotation of an instance or crowd, mask (H, W), as compressed RLE."""
+    """COCO annotation of an instance or crowd region with mask (H, W), as compressed RLE."""
     rle = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
     return {
         "id": annotation_id,

@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,20 +20,21 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from cache.atomic import write_text
+from s4m_cache.atomic import write_text
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.core.parallel import parallel_map
+from s4m_pipeline.core.progress import track
 from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES
 from s4m_pipeline.data.cityscapes.layout import HOW_TO_GET, INSTANCE_IDS_ENDING, frame_key
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.findings import first_names
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.parallel import parallel_map
 
 RECORD = "results.json"
 
 
 @dataclass(frozen=True)
 class CityscapesAP:
-    """AP in percent as the benchmark defines it; None where there is no object."""
+    """Average precision (AP) in percent as the benchmark defines it; None without objects."""
 
     AP: float | None
     """Mean over classes and the IoU thresholds 0.50, 0.55, ..., 0.95."""
@@ -55,18 +56,18 @@ def require_benchmark(truth: CocoData, annotations: Path) -> dict[int, Path]:
         UserError: the evaluator is not installed, or classes, names or annotations are not Cityscapes'.
     """
     _evaluator()
-    strange = [name for name in truth.class_names if name not in INSTANCE_CLASSES]
-    if strange:
+    unknown = [name for name in truth.class_names if name not in INSTANCE_CLASSES]
+    if unknown:
         raise UserError(
-            f"{truth.json_path}: the Cityscapes benchmark has no class {first_names(strange)}. "
-            f"It has {', '.join(INSTANCE_CLASSES)}."
+            f"{truth.json_path}: the Cityscapes benchmark has no class {first_names(unknown)}. "
+            f"Expected some of {', '.join(INSTANCE_CLASSES)}."
         )
     keys = {image.id: frame_key(image.file_name) for image in truth.images}
-    nameless = [image.file_name for image in truth.images if keys[image.id] is None]
-    if nameless:
+    misnamed = [image.file_name for image in truth.images if keys[image.id] is None]
+    if misnamed:
         raise UserError(
-            f"{truth.json_path}: {len(nameless)} photos are not named as in Cityscapes "
-            f"(CITY/CITY_000000_000019_leftImg8bit.png): {first_names(nameless)}."
+            f"{truth.json_path}: {len(misnamed)} photos are not named as in Cityscapes "
+            f"(CITY/CITY_000000_000019_leftImg8bit.png): {first_names(misnamed)}."
         )
     paths = {
         image_id: annotations / str(key).partition("_")[0] / f"{key}{INSTANCE_IDS_ENDING}"
@@ -75,46 +76,46 @@ def require_benchmark(truth: CocoData, annotations: Path) -> dict[int, Path]:
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing:
         raise UserError(
-            f"{annotations}: {len(missing)} of {len(paths)} annotations that the benchmark reads are not "
-            f"there: {first_names(missing)}.\n{HOW_TO_GET}"
+            f"{annotations}: {len(missing)} of {len(paths)} annotations that the benchmark reads are "
+            f"missing: {first_names(missing)}.\n{HOW_TO_GET}"
         )
     return paths
 
 
 def claim_results(folder: Path) -> None:
-    """Make `folder` an empty one for results, deleting those of an earlier evaluation.
+    """Create an empty folder for results; the results of an earlier evaluation are deleted.
 
     Raises:
-        UserError: it holds something else, or cannot be written.
+        UserError: it contains other files, or cannot be written.
     """
     try:
         if folder.exists() and any(folder.iterdir()):
             if not (folder / RECORD).is_file():
-                raise UserError(f"{folder} holds other files than results. Name another folder.")
+                raise UserError(f"{folder} contains files that are not results. Use a different folder.")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RECORD, "{}\n")  # whose folder this is; the figures follow
+        write_text(folder / RECORD, "{}\n")  # marks a folder of results; `record_result` adds the figures
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}). Name another folder.") from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror}). Use a different folder.") from error
 
 
 def record_result(folder: Path, found: CityscapesAP) -> None:
-    """Keep the figures beside the results that they belong to."""
+    """Write the figures beside the results that they belong to."""
     write_text(folder / RECORD, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
 
 
 def write_results(
     folder: Path, truth: CocoData, predictions: Sequence[Mapping[str, Any]], *, jobs: int = 1
 ) -> dict[int, Path]:
-    """Write predictions as the benchmark wants them: a text file for each image, a binary PNG per instance.
+    """Write predictions in the benchmark's format: a text file per image, a binary PNG per instance.
 
     Args:
         folder: an empty folder (`claim_results`).
         predictions: COCO results with `image_id`, `category_id`, `score` and `segmentation` (compressed RLE).
-        jobs: processes that write.
+        jobs: number of processes.
 
     Returns:
-        The text file of each image id; images without predictions have an empty one.
+        The text file of each image id; it is empty for images without predictions.
     """
     label_ids = {category.id: INSTANCE_CLASSES[category.name] for category in truth.categories}
     instances: dict[int, list[_Instance]] = {image.id: [] for image in truth.images}
@@ -151,30 +152,27 @@ def benchmark_ap(
     results: Sequence[Path],
     *,
     jobs: int = 1,
-    progress: Callable[[], None] = lambda: None,
 ) -> CityscapesAP:
     """Score results with the benchmark's evaluator.
 
-    Its own functions do all the work in their own order. Only its main function is not called: that one keeps
-    ground truth in a file of the installed package, even when the data set has changed, and writes to the
-    current folder.
+    The evaluator's own functions are called in its own order, but not its main function, which caches ground
+    truth in a file of the installed package, even if the data set changes, and writes to the current folder.
 
     Args:
         annotations: `instanceIds` images.
         results: the text file for each of them (`write_results`); masks are of the annotation's size.
-        jobs: processes that compare images.
-        progress: called after each image.
+        jobs: number of processes.
 
     Raises:
-        UserError: the evaluator is not installed, or refuses a file.
+        UserError: the evaluator is not installed, or rejects a file.
     """
     evaluator = _evaluator()
     matches: dict[str, Any] = {}
     pairs = [(path, result.resolve()) for path, result in zip(annotations, results, strict=True)]
     folder = pairs[0][1].parent
-    for _, found in parallel_map(partial(_match, folder=folder), pairs, jobs):
+    matched = parallel_map(partial(_match, folder=folder), pairs, jobs)
+    for _, found in track(matched, len(pairs), "Cityscapes' evaluator"):
         matches |= found
-        progress()
     arguments = _arguments(evaluator, folder)
     classes = list(arguments.instLabels)
     ap_CT = np.array(
@@ -204,7 +202,7 @@ def _evaluator() -> ModuleType:
 
 
 def _arguments(evaluator: ModuleType, folder: Path) -> Any:
-    """The evaluator's default settings, as a copy, for results below `folder`."""
+    """A copy of the evaluator's default settings, for results in `folder`."""
     arguments = copy.copy(evaluator.args)
     arguments.quiet = True
     arguments.predictionPath = str(folder)
@@ -213,7 +211,7 @@ def _arguments(evaluator: ModuleType, folder: Path) -> Any:
 
 
 def _match(pair: tuple[Path, Path], folder: Path) -> dict[str, Any]:
-    """Overlaps of one image's predictions and objects, keyed as the evaluator keys them."""
+    """Overlaps of one image's predictions and objects, with the evaluator's keys."""
     evaluator = _evaluator()
     annotation, result = map(str, pair)
     try:
@@ -224,22 +222,22 @@ def _match(pair: tuple[Path, Path], folder: Path) -> dict[str, Any]:
                 [result], [annotation], objects, _arguments(evaluator, folder)
             )
     except SystemExit as error:
-        raise UserError(f"{result}: the Cityscapes evaluator refused it; its reason is above.") from error
+        raise UserError(f"{result}: rejected by the Cityscapes evaluator; see its message above.") from error
     return matches
 
 
 def _class_ap(evaluator: ModuleType, matches: dict[str, Any], name: str, overlap: float) -> float:
-    """AP of one class at one IoU threshold, as a share; NaN where the class has no object."""
+    """AP of one class at one IoU threshold, from 0 to 1; NaN if the class has no object."""
     arguments = copy.copy(evaluator.args)
     arguments.instLabels, arguments.overlaps = [name], np.array([overlap])
     try:
         return float(evaluator.evaluateMatches(matches, arguments)[0, 0, 0])
     except IndexError:
-        # The evaluator fails on a class with objects of which none is found while all its predictions lie in
-        # regions to be ignored: no true and no false positive. Nothing found is an AP of 0.
+        # The evaluator fails if a class has objects but no true positive, and all its predictions are in
+        # ignored regions, so that there is no false positive either. Its AP is 0.
         return 0.0
 
 
-def _percent(share: float) -> float | None:
-    value = 100 * float(share)
+def _percent(fraction: float) -> float | None:
+    value = 100 * float(fraction)
     return None if math.isnan(value) else round(value, 4)

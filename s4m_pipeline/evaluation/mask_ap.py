@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from s4m_cache.segmentation import encode
 from s4m_pipeline.data.coco import CocoData
 
 _AREAS = ("all", "small", "medium", "large")
@@ -18,7 +18,7 @@ _MAX_DETECTIONS = 100
 
 @dataclass(frozen=True)
 class MaskAP:
-    """Mask AP in percent, over IoU 0.50 to 0.95 unless named otherwise; None where there is no object."""
+    """Mask AP in percent, over IoU 0.50 to 0.95 unless named otherwise; None without objects."""
 
     AP: float | None
     AP50: float | None
@@ -73,20 +73,20 @@ def mask_ap(truth: CocoData, predictions: Sequence[dict[str, Any]], *, backend: 
     )
 
 
-def coco_results(image_id: int, category_ids: Sequence[int], instances: Any) -> list[dict[str, Any]]:
+def coco_results(
+    image_id: int, image_hw_px: tuple[int, int], category_ids: Sequence[int], instances: Any
+) -> list[dict[str, Any]]:
     """Predicted instances of one image as COCO results.
 
     Args:
+        image_hw_px: height and width of the image.
         category_ids: COCO id of each label.
-        instances: mapping with `labels` (N,), `scores` (N,) and `masks` (N, H, W) bool tensors.
+        instances: mapping with `labels` (N,), `scores` (N,) and `masks` (N packed ones).
     """
-    masks_HWN = instances["masks"].permute(1, 2, 0).cpu().numpy().astype(np.uint8)
-    encoded = coco_mask.encode(np.asfortranarray(masks_HWN))
+    columns = instances["labels"].tolist(), instances["scores"].tolist()
     return [
         {"image_id": image_id, "category_id": category_ids[label], "score": score, "segmentation": rle}
-        for label, score, rle in zip(
-            instances["labels"].tolist(), instances["scores"].tolist(), encoded, strict=True
-        )
+        for label, score, rle in zip(*columns, encode(instances["masks"], *image_hw_px), strict=True)
     ]
 
 
@@ -96,11 +96,28 @@ def _precision(
     """Precision (IoU thresholds, recalls, classes, areas, detection limits), -1 where undefined."""
     thresholds = np.linspace(0.5, 0.95, 10)
     if not predictions:
-        # Neither package accepts an empty list: a class with objects has precision 0, another has none.
+        # Neither package accepts an empty list. Precision is 0 for classes with objects, else undefined.
         counts = truth.class_counts(truth.images)
         has_objects_K = np.array([counts[category.name] > 0 for category in truth.categories])
         shape = (10, 101, len(has_objects_K), len(_AREAS), 1)
         return np.where(has_objects_K[:, None, None], 0.0, -1.0) * np.ones(shape), thresholds
+    evaluation = coco_evaluation(truth, predictions, backend, _AREAS)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    return evaluation.eval["precision"], np.asarray(evaluation.params.iouThrs)
+
+
+def coco_evaluation(
+    truth: CocoData, predictions: Sequence[dict[str, Any]], backend: str, areas: Sequence[str]
+) -> Any:
+    """A package's `COCOeval` that has matched predictions with objects, and accumulated nothing yet.
+
+    Args:
+        truth: the annotated images.
+        predictions: COCO results, at least one.
+        backend: "faster_coco_eval" or "pycocotools".
+        areas: which of "all", "small", "medium" and "large" objects to match.
+    """
     if backend == "faster_coco_eval":
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
@@ -112,22 +129,27 @@ def _precision(
         coco = COCO()
         coco.dataset = _as_coco_document(truth)
         coco.createIndex()
-        copies = [
-            dict(prediction) for prediction in predictions
-        ]  # both packages write into what they are given
-        evaluation = COCOeval(coco, coco.loadRes(copies), "segm")
+        # Both packages write into what they are given.
+        evaluation = COCOeval(coco, coco.loadRes([dict(prediction) for prediction in predictions]), "segm")
+        ranges = dict(zip(evaluation.params.areaRngLbl, evaluation.params.areaRng, strict=True))
+        evaluation.params.areaRng = [ranges[name] for name in areas]
+        evaluation.params.areaRngLbl = list(areas)
         evaluation.params.maxDets = [_MAX_DETECTIONS]
         evaluation.params.catIds = [category.id for category in truth.categories]
         evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation.eval["precision"], np.asarray(evaluation.params.iouThrs)
+    return evaluation
 
 
 def _as_coco_document(truth: CocoData) -> dict[str, Any]:
+    """Usable objects and crowds, with ids from 1: COCOeval's matches are ids, with 0 for none."""
+    annotations = [
+        entry
+        for image in truth.images
+        for entry in truth.annotations.get(image.id, [])
+        if entry["iscrowd"] or entry["id"] in truth.usable
+    ]
     return {
         "images": [{"id": image.id, "width": image.width, "height": image.height} for image in truth.images],
-        "annotations": [
-            dict(entry) for image in truth.images for entry in truth.annotations.get(image.id, [])
-        ],
+        "annotations": [{**entry, "id": place} for place, entry in enumerate(annotations, start=1)],
         "categories": [{"id": category.id, "name": category.name} for category in truth.categories],
     }

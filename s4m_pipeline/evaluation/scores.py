@@ -1,4 +1,4 @@
-"""How good the predictions of a checkpoint are."""
+"""All scores of a checkpoint's predictions."""
 
 import dataclasses
 import math
@@ -14,13 +14,13 @@ from s4m_pipeline.evaluation.merging import merged_rate_of_results
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What `s4m evaluate` measures on a split, in percent."""
+    """Scores of a split by `s4m evaluate`, in percent."""
 
     coco: MaskAP
     merged_rate: float
-    """See `merged_instance_rate`; NaN where nothing is predicted."""
+    """See `merged_instance_rate`; NaN without predictions."""
     cityscapes: CityscapesAP | None = None
-    """As the benchmark's evaluator computes it; None: not asked for."""
+    """From the benchmark's evaluator; None if not requested."""
 
     @classmethod
     def of(cls, truth: CocoData, predictions: Sequence[dict[str, Any]]) -> "Scores":
@@ -28,7 +28,7 @@ class Scores:
         return cls(coco=mask_ap(truth, predictions), merged_rate=merged_rate_of_results(truth, predictions))
 
     def as_record(self) -> dict[str, Any]:
-        """As JSON values; what is undefined is None."""
+        """As JSON values; undefined scores are None."""
         record = dataclasses.asdict(self.coco)
         record["merged_rate"] = None if math.isnan(self.merged_rate) else self.merged_rate
         if self.cityscapes:

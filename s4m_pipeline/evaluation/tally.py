@@ -1,4 +1,4 @@
-"""Counts from which the quality of labels is computed: exact, in whatever order they are added."""
+"""Counts that the quality of labels is computed from; sums are exact in any order."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ _UNIT = 1_000_000
 
 @dataclass
 class Tally:
-    """Counts over the labels of one class, or of several, and the figures in percent (None: 0 / 0)."""
+    """Counts over the labels of one or several classes, and figures in percent (None for 0 / 0)."""
 
     predictions: int = 0
     objects: int = 0
     matches: int = 0
-    """True positives: same class, IoU above one half, one prediction per object."""
+    """True positives: same class, IoU above 0.5, one prediction per object."""
     iou_millionths: int = 0
-    """Sum of their IoUs; whole numbers, so that no order of adding changes the sum."""
+    """Sum of their IoUs in millionths: with integers the sum does not depend on the order."""
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -32,12 +32,12 @@ class Tally:
 
     @property
     def segmentation_quality(self) -> float | None:
-        """SQ: mean IoU of true positives."""
+        """Segmentation quality (SQ): mean IoU of true positives."""
         return _percent(self.iou_millionths / _UNIT, self.matches)
 
     @property
     def class_accuracy(self) -> float | None:
-        """CA: true positives / predictions."""
+        """Class accuracy (CA): true positives / predictions."""
         return _percent(self.matches, self.predictions)
 
     @property
@@ -47,28 +47,28 @@ class Tally:
 
     @property
     def panoptic_quality(self) -> float | None:
-        """PQ: sum of the true positives' IoUs / (TP + FP / 2 + FN / 2)."""
+        """Panoptic quality (PQ): sum of the true positives' IoUs / (TP + FP / 2 + FN / 2)."""
         return _percent(self.iou_millionths / _UNIT, (self.predictions + self.objects) / 2)
 
 
 class ClassTallies:
-    """A tally for each class, by label."""
+    """One tally per class, by label."""
 
     def __init__(self, tallies: Iterable[Tally]) -> None:
         self.by_class = list(tallies)
 
     @classmethod
     def empty(cls, num_classes: int) -> "ClassTallies":
-        """Nothing counted yet."""
+        """All counts 0."""
         return cls(Tally() for _ in range(num_classes))
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[int]]) -> "ClassTallies":
-        """From what `rows` gave."""
+        """The inverse of `rows`."""
         return cls(Tally(*row) for row in rows)
 
     def rows(self) -> list[list[int]]:
-        """As JSON: the counts of each class."""
+        """The counts of each class, as JSON values."""
         return [[t.predictions, t.objects, t.matches, t.iou_millionths] for t in self.by_class]
 
     def __add__(self, other: "ClassTallies") -> "ClassTallies":
@@ -80,7 +80,7 @@ class ClassTallies:
         return sum(self.by_class, Tally())
 
     def add(self, labels: NDArray[np.integer], truth: NDArray[np.integer], iou: NDArray[np.float64]) -> None:
-        """Count one image.
+        """Add one image.
 
         Args:
             labels: (N,) of the predictions, by falling score.

@@ -1,34 +1,33 @@
-"""Mask2Former that also learns SAM 2's layout by structural distillation (paper, 3.1)."""
+"""Mask2Former that also learns from SAM 2 by structural distillation (SD; paper, section 3.1)."""
 
 import time
 from typing import Any, Literal, NamedTuple
 
 import torch
-from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.device import get_device
 from torch import Tensor, nn
 
-from s4m_pipeline.losses.structural import (
+from s4m_pipeline.config.groups import SamOptions, SdOptions
+from s4m_pipeline.models.head import as_tensors
+from s4m_pipeline.models.mask2former import InstanceMask2Former
+from s4m_pipeline.models.structural import (
     feature_loss,
     resample_to_grid,
     sample_query_points,
     similarity_rows,
     structural_loss,
 )
-from s4m_pipeline.models.head import as_tensors
-from s4m_pipeline.models.mask2former import InstanceMask2Former
 from s4m_pipeline.models.student import LABELED, StudentMask2Former
-from s4m_pipeline.options.groups import SamOptions, SdOptions
-from s4m_pipeline.sam import BatchedSam, LoadedSam
+from s4m_pipeline.sam import BatchedSam, ImageTokens, LoadedSam
 from s4m_pipeline.sam import similarity_rows as sam_similarity_rows
-
-DISTILLATION = "sd_projection."
-"""Names of weights that serve training only begin with this."""
 
 
 class MetaTeacher:
-    """SAM 2 as the teacher's teacher: shared, never copied, trained or saved with the network."""
+    """SAM 2 as the teacher's teacher: no `nn.Module`, so that it is neither trained nor saved with the model.
+
+    Copies of the model, such as the EMA model, share it.
+    """
 
     def __init__(self, sam: BatchedSam) -> None:
         self.sam = sam
@@ -37,12 +36,11 @@ class MetaTeacher:
         return self
 
 
-@MODELS.register_module()
 class DistilledMask2Former(InstanceMask2Former):
-    """`InstanceMask2Former` with the SD loss, added once to the supervised ones; it predicts as without.
+    """`InstanceMask2Former` with the SD loss added to the supervised losses; prediction is unchanged.
 
-    In a batch of two branches the labelled images are distilled: their colours are clean, and their objects,
-    among which query points are drawn, are true.
+    In a batch of two branches only labeled images are used: they have no strong augmentation, and the objects
+    in which query points are drawn are annotated.
 
     Args:
         meta_teacher: SAM 2.
@@ -79,18 +77,9 @@ class DistilledMask2Former(InstanceMask2Former):
         """The supervised losses, `loss_sd`, and `sam_seconds`, the time that SAM took.
 
         Args:
-            batch_inputs: (B, 3, H, W) float, normalised and padded.
+            batch_inputs: (B, 3, H, W) float, normalized and padded.
             batch_data_samples: B samples with `gt_instances`.
         """
-        taken: list[Tensor] = []
-        # The pixel decoder runs once, inside the supervised loss; its first output is the embedding.
-        handle = self.panoptic_head.pixel_decoder.register_forward_hook(
-            lambda module, inputs, outputs: taken.append(outputs[0])
-        )
-        try:
-            losses: dict[str, Tensor] = super().loss(batch_inputs, batch_data_samples)
-        finally:
-            handle.remove()
         chosen = [
             i
             for i, sample in enumerate(batch_data_samples)
@@ -99,18 +88,34 @@ class DistilledMask2Former(InstanceMask2Former):
         samples = [batch_data_samples[i] for i in chosen]
         sizes: list[tuple[int, int]] = [tuple(sample.img_shape[:2]) for sample in samples]
         padded = (batch_inputs.shape[-2], batch_inputs.shape[-1])
-        # SAM chooses its own precision, and similarities are float32, whatever the training computes in.
-        with torch.autocast(batch_inputs.device.type, enabled=False):
-            began = _now(batch_inputs.device)
-            target = self._sam_target(self._clean_images(batch_inputs[chosen], sizes), samples)
-            losses["sam_seconds"] = torch.tensor(_now(batch_inputs.device) - began)
+        device = batch_inputs.device
+        began = _now(device)
+        # SAM has its own precision, and similarities are float32, whatever autocast the training uses. It
+        # encodes first, while the memory is not yet taken by what the supervised losses keep for backward.
+        with torch.autocast(device.type, enabled=False):
+            images = self._clean_images(batch_inputs[chosen], sizes)
+            embeddings = self.meta_teacher.sam.encode_tokens(images)
+        sam_s = _now(device) - began
+
+        taken: list[Tensor] = []
+        # The pixel decoder runs inside the supervised loss, and must not run twice: a hook takes its first
+        # output, the mask features (B, C, H/4, W/4) that masks are made of.
+        handle = self.panoptic_head.pixel_decoder.register_forward_hook(
+            lambda module, inputs, outputs: taken.append(outputs[0])
+        )
+        try:
+            losses: dict[str, Tensor] = super().loss(batch_inputs, batch_data_samples)
+        finally:
+            handle.remove()
+        with torch.autocast(device.type, enabled=False):
+            began = _now(device)
+            target = self._sam_target(embeddings, images, samples)
+            losses["sam_seconds"] = torch.tensor(sam_s + _now(device) - began)
             embedding_BChw = resample_to_grid(taken[0][chosen], sizes, padded, target.grid_hw)
             losses["loss_sd"] = self.sd_weight * self._distance(embedding_BChw, target)
         return losses
 
-    def _sam_target(self, images: list[Tensor], samples: SampleList) -> "_Target":
-        sam = self.meta_teacher.sam
-        embeddings = sam.encode_tokens(images)
+    def _sam_target(self, embeddings: ImageTokens, images: list[Tensor], samples: SampleList) -> "_Target":
         grid_hw = (embeddings.tokens_BChw.shape[-2], embeddings.tokens_BChw.shape[-1])
         if self.sd_loss == "feature":
             return _Target(grid_hw, embeddings.tokens_BChw.flatten(2), None)
@@ -118,6 +123,7 @@ class DistilledMask2Former(InstanceMask2Former):
             sample_query_points(_foreground(sample, image), self.sd_points)
             for sample, image in zip(samples, images, strict=True)
         ]
+        sam = self.meta_teacher.sam
         rows, index = sam_similarity_rows(sam, embeddings, torch.stack(points), self.sd_target)
         return _Target(grid_hw, rows, index)
 
@@ -127,22 +133,21 @@ class DistilledMask2Former(InstanceMask2Former):
         return structural_loss(similarity_rows(embedding.flatten(2), target.index_BP), target.values)
 
     def _clean_images(self, batch_inputs: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
-        """The batch as RGB images (3, H, W) in [0, 1], without normalisation and padding."""
+        """The batch as RGB images (3, H, W) in [0, 1]: normalization undone, padding cut off."""
         preprocessor = self.data_preprocessor
         pixels = (batch_inputs.float() * preprocessor.std + preprocessor.mean) / 255
         return [image[:, :height, :width] for image, (height, width) in zip(pixels, sizes, strict=True)]
 
 
-@MODELS.register_module()
 class DistilledStudent(DistilledMask2Former, StudentMask2Former):
-    """`StudentMask2Former` with the SD loss: an ablation, which the paper finds to harm.
+    """`StudentMask2Former` with the SD loss: an ablation, which lowers the AP in the paper.
 
     Args: those of both.
     """
 
 
 def distillation(sd: SdOptions, options: SamOptions, sam: LoadedSam) -> dict[str, Any]:
-    """What the config of a network needs to be one that is distilled, its `type` apart."""
+    """Arguments that `DistilledMask2Former` adds to those of a network's config."""
     batched = BatchedSam(
         sam.network,
         device=get_device(),

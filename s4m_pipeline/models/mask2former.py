@@ -1,4 +1,4 @@
-"""mmdet's Mask2Former for instances only, with a cheaper way to its predictions."""
+"""mmdet's Mask2Former for instances only, with faster prediction."""
 
 from typing import Any
 
@@ -6,70 +6,112 @@ import torch
 import torch.nn.functional as F
 from mmdet.models import Mask2Former
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
-from mmdet.structures.mask import mask2bbox
+from mmdet.structures import DetDataSample, SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor
+
+from s4m_pipeline.data.packed_masks import pack_masks
+from s4m_pipeline.data.tiles import Tile, Tiling, Views, merge, size_of
 
 
 @MODELS.register_module()
 class InstanceMask2Former(Mask2Former):
-    """Mask2Former whose prediction enlarges only the masks of the queries it reports.
+    """Mask2Former whose prediction upsamples only the masks of the queries it reports, and packs them.
 
-    The result equals mmdet's, which enlarges the masks of all queries twice. Unlike there,
-    `test_cfg.max_per_image` may exceed queries times classes. The backbone keeps channels last, as fast
-    convolutions want them on CPUs and on tensor cores.
+    The result equals mmdet's, which upsamples the masks of all queries twice. Unlike there,
+    `test_cfg.max_per_image` may exceed queries times classes. The backbone computes in the channels-last
+    memory format, with which convolutions are faster on CPUs and on tensor cores.
 
     Args:
-        network: arguments of mmdet's `Mask2Former`.
+        network: arguments of mmdet's `Mask2Former`; `test_cfg.tiles` may say how large inputs are cut.
+
+    Attributes:
+        tiling: how large inputs are cut; None: they are not.
     """
 
     def __init__(self, **network: Any) -> None:
         super().__init__(**network)
+        self.tiling = Tiling.of(self.test_cfg)
         self.backbone.to(memory_format=torch.channels_last)
 
     def extract_feat(self, batch_inputs: Tensor) -> list[Tensor]:
-        """Feature maps of the backbone, in the memory format that the head's group norms want."""
+        """Feature maps of the backbone, contiguous again: group norms in the head are slow otherwise."""
         return [level.contiguous() for level in super().extract_feat(batch_inputs)]
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
     ) -> SampleList:
-        """Instances of each image.
+        """Instances of each image, of one that is larger than a tile from all its tiles.
 
         Args:
-            batch_inputs: (B, 3, H, W) float, normalised and padded.
+            batch_inputs: (B, 3, H, W) float, normalized and padded.
             batch_data_samples: B samples with `img_shape`, `ori_shape`, `batch_input_shape`.
             rescale: masks in the size of the original image instead of the network's input.
 
         Returns:
-            The samples with `pred_instances`: `bboxes` (N, 4) float xyxy in pixels, `labels` (N,) int64,
-            `scores` (N,) float in [0, 1] (class probability times mean mask probability inside the mask),
-            `masks` (N, h, w) bool; N is at most `test_cfg.max_per_image`, in no particular order.
+            The samples with `pred_instances`: `labels` (N,) int64, `scores` (N,) float in [0, 1] (class
+            probability times mean mask probability inside the mask), `masks` N packed masks (`Masks`, on the
+            CPU); N is at most `test_cfg.max_per_image` for each tile, in no particular order.
         """
-        class_logits, mask_logits = self.panoptic_head(self.extract_feat(batch_inputs), batch_data_samples)
-        for sample, class_QC, mask_QHW in zip(
-            batch_data_samples, class_logits[-1], mask_logits[-1], strict=True
-        ):
+        if self.tiling is None or max(batch_inputs.shape[-2:]) <= self.tiling.size_px:
+            return self._predict_whole(batch_inputs, batch_data_samples, rescale)
+        for sample, image_3HW in zip(batch_data_samples, batch_inputs, strict=True):
+            frame_hw = (sample.ori_shape if rescale else sample.img_shape)[:2]
+            tiles = self.tiling.cut(sample.img_shape[:2], frame_hw)
+            sample.pred_instances = self._predict_tiles(image_3HW, tiles)
+        return batch_data_samples
+
+    def _predict_whole(self, batch_inputs: Tensor, samples: SampleList, rescale: bool) -> SampleList:
+        class_logits, mask_logits = self.panoptic_head(self.extract_feat(batch_inputs), samples)
+        for sample, class_QC, mask_QHW in zip(samples, class_logits[-1], mask_logits[-1], strict=True):
             sample.pred_instances = self._instances(
                 class_QC.float(), mask_QHW.float(), sample.metainfo, rescale
             )
-        return batch_data_samples
+        return samples
+
+    def _predict_tiles(self, image_3HW: Tensor, tiles: list[Tile]) -> InstanceData:
+        """Instances of one padded input, one tile after the other."""
+        assert self.tiling is not None
+        side, found = self.tiling.size_px, []
+        for tile in tiles:
+            y0, x0, y1, x1 = tile.input_box
+            # With the padding that the tile has alone: there is some only where the image is smaller.
+            inputs = image_3HW[None, :, y0 : y0 + side, x0 : x0 + side]
+            meta = {
+                "img_shape": (y1 - y0, x1 - x0),
+                "ori_shape": size_of(tile.image_box),
+                "batch_input_shape": tuple(inputs.shape[-2:]),
+            }
+            (sample,) = self._predict_whole(inputs, [DetDataSample(metainfo=meta)], rescale=True)
+            found.append(sample.pred_instances)
+        views = Views.join(
+            [tile.image_box for tile in tiles],
+            [of_tile.labels.cpu().numpy() for of_tile in found],
+            [of_tile.scores.cpu().numpy() for of_tile in found],
+            [of_tile.masks for of_tile in found],
+        )
+        merged = merge(views)
+        return InstanceData(
+            labels=torch.from_numpy(views.labels[merged.largest]),
+            scores=torch.from_numpy(merged.scores),
+            masks=views.masks.united(merged.groups),
+        )
 
     def mask_queries(
         self, batch_inputs: Tensor, batch_data_samples: SampleList
     ) -> list[tuple[Tensor, Tensor]]:
-        """What the last decoder layer says of every query, masks neither enlarged nor thresholded.
+        """Logits of every query from the last decoder layer; masks neither upsampled nor thresholded.
 
         Args:
-            batch_inputs: (B, 3, H, W) float, normalised and padded.
+            batch_inputs: (B, 3, H, W) float, normalized and padded.
             batch_data_samples: B samples with `img_shape`, `batch_input_shape`.
 
         Returns:
             For each image class logits (Q, classes + 1), the last column "no object", and mask logits
-            (Q, h, w) at stride 4, both float32; cells that lie in the padding altogether are cut off.
+            (Q, h, w) at stride 4, both float32; cells that lie wholly in the padding are cut off.
         """
         class_logits, mask_logits = self.panoptic_head(self.extract_feat(batch_inputs), batch_data_samples)
+        # 4 in all shipped configs; a part of a cell still holds pixels of the image, so sizes are rounded up.
         stride_px = batch_inputs.shape[-1] // mask_logits[-1].shape[-1]
         found = []
         for sample, class_QC, mask_QHW in zip(
@@ -83,7 +125,8 @@ class InstanceMask2Former(Mask2Former):
         probability_QC = class_QC.softmax(-1)[:, : self.num_things_classes]
         count = min(self.test_cfg["max_per_image"], probability_QC.numel())
         probability_N, best_N = probability_QC.flatten().topk(count, sorted=False)
-        # A query may be reported for several classes; its mask is enlarged once.
+        # Scores (Q, C) are flattened to Q * C, so place // C is the query and place % C the class. A query
+        # may be reported for several classes; its mask is upsampled once: U different queries, N reports.
         query_U, place_N = (best_N // self.num_things_classes).unique(return_inverse=True)
 
         logits_UHW = _resize(mask_QHW[query_U], meta["batch_input_shape"])
@@ -91,14 +134,13 @@ class InstanceMask2Former(Mask2Former):
         logits_UHW = logits_UHW[:, :height, :width]
         if rescale:
             logits_UHW = _resize(logits_UHW, meta["ori_shape"][:2])
-        mask_UHW = logits_UHW > 0
+        mask_UHW = logits_UHW > 0  # probability above 0.5
         inside_U = (logits_UHW.sigmoid() * mask_UHW).flatten(1).sum(1)
         mean_U = inside_U / (mask_UHW.flatten(1).sum(1) + 1e-6)
         return InstanceData(
-            bboxes=mask2bbox(mask_UHW)[place_N],
             labels=best_N % self.num_things_classes,
             scores=probability_N * mean_U[place_N],
-            masks=mask_UHW[place_N],
+            masks=pack_masks(mask_UHW).select(place_N.cpu().numpy()),
         )
 
 

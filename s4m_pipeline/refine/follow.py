@@ -1,37 +1,37 @@
-"""Refresh beside a training: a process that makes a generation of each newest checkpoint of the student.
+"""Refresh beside a training: make a generation of labels with each newest checkpoint of the student.
 
 The teacher of a generation is copied out of its checkpoint first, because training deletes old checkpoints;
-whoever is killed goes on with the copy. Several processes, a share each, may follow one training.
+after a kill, the copy is used. Several processes, a shard each, may follow one training.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from safetensors import safe_open
 
-from cache.errors import disk_error
-from cache.generation import Generation
-from cache.generations import current_number, generations
-from cache.locks import FileLock
-from cache.sharding import ShardSpec
-from s4m_pipeline import console
-from s4m_pipeline.engine.checkpoint import latest_checkpoint, read_weights, step_of, write_weights
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.student import StudentOptions
+from s4m_cache.errors import disk_error
+from s4m_cache.generation import Generation
+from s4m_cache.generations import current_number, generations
+from s4m_cache.locks import FileLock
+from s4m_cache.sharding import ShardSpec
+from s4m_pipeline.config.student import StudentOptions
+from s4m_pipeline.core import console
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.experiment.checkpoints import latest_checkpoint, step_of
+from s4m_pipeline.experiment.run_record import training_state
+from s4m_pipeline.models.checkpoint import read_weights, write_weights
 from s4m_pipeline.refine.gate import is_rejected
+from s4m_pipeline.refine.generation import begin_generation, label_shards
 from s4m_pipeline.refine.inputs import RefineInputs
-from s4m_pipeline.refine.session import begin_generation, label_share_of, publish_if_complete
+from s4m_pipeline.refine.publish import publish_if_complete
 
 TEACHERS = "teachers"
 POLL_S = 1.0
-State = Literal["running", "absent", "ended"]
-"""Of a training: worked on by a process; stopped, killed or not begun; or at its end."""
 ABSENT = (
-    "No training runs in {folder}: it was stopped or killed, or has not begun. Waiting for it. Begin it, or "
-    "go on with it, with: s4m train-student CONFIG (same --work-dir and --set)"
+    "No training runs in {folder}: it was stopped or killed, or has not begun. Waiting for it. Start or "
+    "resume it with: s4m train-student CONFIG (same --work-dir and --set)"
 )
 UNFINISHED = (
     "Waiting for {generation.name}, which was begun by another command. If no process works on it any more, "
@@ -42,7 +42,7 @@ UNFINISHED = (
 
 @dataclass(frozen=True)
 class Teacher:
-    """Averaged weights of a checkpoint, kept to make one generation."""
+    """EMA weights of a checkpoint, kept to make one generation."""
 
     path: Path
     number: int
@@ -55,47 +55,46 @@ def follow(
     inputs: RefineInputs,
     root: Path,
     checkpoints: Path,
-    share: ShardSpec,
+    shard: ShardSpec,
     *,
-    training: Callable[[], State],
     stop: Callable[[], bool],
 ) -> bool:
-    """Label with the newest checkpoint, again and again, until training has ended and its last one is done.
+    """Label with each newest checkpoint, until training has ended and its last one is used.
+
+    While the training is stopped, or another command's generation is not finished, this waits and says so.
 
     Args:
         root: the cache's folder.
         checkpoints: the training's folder, with files `iter_N.pth`; those before the end of the burn-in are
-            passed over.
-        share: this process's share of each generation; the others' processes follow, too.
-        training: what it does at this moment. While it is absent, or another command's generation is not
-            finished, that is waited for, and the user is told so.
-        stop: whether to end after the batch at hand.
+            ignored.
+        shard: this process's shard of each generation; other processes follow with theirs.
+        stop: whether to end after the current batch.
 
     Returns:
         False if `stop` ended it.
 
     Raises:
-        UserError: if nobody would read the labels (see `require_followable`), and as `label_share_of`.
+        UserError: if nobody would read the labels (see `require_followable`), and as `label_shards`.
     """
     student = require_followable(inputs)
     console.progress.print(f"Following {checkpoints}", soft_wrap=True)
-    told = ""
+    last = ""
     while not stop():
-        state = training()  # asked first: what is written before the end is then seen
-        found = _next_teacher(root, checkpoints, max(student.burn_in, 1), inputs.labelled.class_names)
+        state = training_state(checkpoints)  # asked first: what is written before the end is then seen
+        found = _next_teacher(root, checkpoints, max(student.burn_in, 1), inputs.labeled.class_names)
         if isinstance(found, Teacher):
-            if not _make_generation(inputs, root, found, share, stop):
+            if not _make_generation(inputs, root, found, shard, stop):
                 return False
             continue
         if state == "ended":
             return True
         if found is not None:
-            missing = UNFINISHED.format(generation=found)
+            waiting = UNFINISHED.format(generation=found)
         else:
-            missing = ABSENT.format(folder=checkpoints) if state == "absent" else ""
-        if missing not in ("", told):
-            console.progress.print(missing, soft_wrap=True)
-        told = missing
+            waiting = ABSENT.format(folder=checkpoints) if state == "absent" else ""
+        if waiting not in ("", last):
+            console.progress.print(waiting, soft_wrap=True)
+        last = waiting
         time.sleep(POLL_S)
     return False
 
@@ -121,13 +120,13 @@ def require_followable(inputs: RefineInputs) -> StudentOptions:
 
 
 def _make_generation(
-    inputs: RefineInputs, root: Path, teacher: Teacher, share: ShardSpec, stop: Callable[[], bool]
+    inputs: RefineInputs, root: Path, teacher: Teacher, shard: ShardSpec, stop: Callable[[], bool]
 ) -> bool:
-    """Label this process's share, publish what is complete, wait for the other shares; False if stopped."""
-    console.progress.print(f"gen-{teacher.number:04d}: labels by the average of step {teacher.step}")
+    """Label this process's shard, publish if complete, wait for the other shards; False if stopped."""
+    console.progress.print(f"gen-{teacher.number:04d}: labels by the EMA weights of iteration {teacher.step}")
     inputs = inputs.with_weights(teacher.path)
-    generation = begin_generation(inputs, root, teacher.number, share.count)
-    if not label_share_of(inputs, generation, share, stop=stop):
+    generation = begin_generation(inputs, root, teacher.number, shard.count, shard)
+    if not label_shards(inputs, generation, shard, stop=stop):
         return False
     publish_if_complete(inputs, generation)
     while not _is_decided(generation):
@@ -140,9 +139,9 @@ def _make_generation(
 def _next_teacher(
     root: Path, checkpoints: Path, first_step: int, classes: list[str]
 ) -> Teacher | Generation | None:
-    """The teacher of the generation in work, else a newer one than the last; None: there is none yet.
+    """The teacher of the unfinished generation, else a newer one than the last; None: there is none yet.
 
-    A generation: it comes first, and `s4m refine` without `--follow` has begun it.
+    A generation instead of a teacher: it has to be finished first, by the `s4m refine` that began it.
     """
     folder = root / TEACHERS
     try:
@@ -167,7 +166,7 @@ def _next_teacher(
 
 
 def _copy(checkpoint: Path, folder: Path, number: int, classes: list[str]) -> Teacher | None:
-    """Keep the averaged weights of a checkpoint; None if training has deleted it in between."""
+    """Keep the EMA weights of a checkpoint; None if training has deleted it in between."""
     try:
         weights = read_weights(checkpoint)
     except (UserError, FileNotFoundError):

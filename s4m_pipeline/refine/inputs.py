@@ -1,25 +1,26 @@
-"""Everything that refine reads and checks before the work begins."""
+"""Everything that refine reads and checks before it starts, and the networks on the device."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from cache.fingerprint import file_hash, settings_hash
+from s4m_pipeline.config.experiment import Options
+from s4m_pipeline.config.groups import DataOptions
+from s4m_pipeline.core import console
 from s4m_pipeline.data.coco import CocoData, load_coco
-from s4m_pipeline.data.unlabeled import UnlabeledImages, load_unlabeled
-from s4m_pipeline.engine.checkpoint import Weights, read_weights, require_classes
-from s4m_pipeline.errors import UserError
+from s4m_pipeline.data.folder import unread_files
+from s4m_pipeline.data.unlabeled import UnlabeledImages, unlabeled_of
 from s4m_pipeline.evaluation.ground_truth import require_same_classes, require_truth
+from s4m_pipeline.models.checkpoint import Weights, read_weights, require_classes
 from s4m_pipeline.models.load import load_network
-from s4m_pipeline.options.experiment import Options
-from s4m_pipeline.options.groups import DataOptions
-from s4m_pipeline.refine.recipe import Recipe
-from s4m_pipeline.sam import LoadedSam, load_configured_sam
+from s4m_pipeline.refine.fingerprint import label_fingerprint
+from s4m_pipeline.sam import BatchedSam, LoadedSam, load_configured_sam
 
 if TYPE_CHECKING:
     from s4m_pipeline.models.mask2former import InstanceMask2Former
@@ -30,15 +31,15 @@ class RefineInputs:
     """What labels are made of and what they are measured by."""
 
     options: Options
-    parts: Mapping[str, Any]
+    config: Mapping[str, Any]
     """The whole config as plain values."""
-    labelled: CocoData
+    labeled: CocoData
     """Gives the classes."""
     unlabeled: UnlabeledImages
     truth: CocoData | None
-    """Annotations of the unlabelled images, to measure the labels by."""
+    """Annotations of the unlabeled images, to measure the labels by."""
     held_out: CocoData | None
-    """The validation images, by which generations are compared; None without a `student` group."""
+    """The validation images, to measure labels on; None if nothing is decided by them."""
     weights: Weights
     """The teacher's."""
     sam: LoadedSam | None
@@ -51,7 +52,7 @@ class RefineInputs:
         Raises:
             UserError: if the weights do not fit the config's model.
         """
-        return load_network(self.parts, self.weights, len(self.labelled.categories), "cpu")
+        return load_network(self.config, self.weights, len(self.labeled.categories), "cpu")
 
     def with_weights(self, path: Path, *, trust: bool = False) -> "RefineInputs":
         """The same with another teacher, for the next generation.
@@ -59,30 +60,18 @@ class RefineInputs:
         Raises:
             UserError: as `load_inputs`.
         """
-        return dataclasses.replace(self, weights=_load_teacher(path, self.labelled, trust))
+        return dataclasses.replace(self, weights=_load_teacher(path, self.labeled, trust))
 
     def fingerprint(self) -> dict[str, str | int | float | bool | None]:
         """All that labels depend on; shards and later sessions that differ in it are refused."""
-        options, sam = self.options, self.sam
-        on_gpu = device() == "cuda"
-        return {
-            "teacher": file_hash(self.weights.path),
-            "teacher precision": options.teacher.precision if on_gpu else "fp32",
-            "model": settings_hash(self.parts["model"]),
-            "test_pipeline": settings_hash(self.parts["test_pipeline"]),
-            "sam": sam and sam.model,
-            "sam weights": sam and f"sha256:{sam.weights_sha256[:16]}",
-            "sam config": sam and f"sha256:{sam.config_sha256[:16]}",
-            "sam precision": sam and ("bf16" if on_gpu else "fp32"),
-            "embeddings": "fp16" if sam and options.cache.embeddings else None,
-            "image names": self.unlabeled.digest,
-            **{item.name: getattr(options.refine, item.name) for item in dataclasses.fields(Recipe)},
-        }
+        return label_fingerprint(
+            self.options, self.config, self.weights.file, self.sam, self.unlabeled.digest
+        )
 
 
 def load_inputs(
     options: Options,
-    parts: Mapping[str, Any],
+    config: Mapping[str, Any],
     weights: Path,
     *,
     trust: bool = False,
@@ -99,17 +88,53 @@ def load_inputs(
         UserError: if a file is missing, damaged or does not belong to the others.
     """
     data, recipe = options.data, options.refine
-    labelled = load_coco(data.path(data.labeled), data.path(data.train_images))
-    unlabeled, truth = _load_unlabeled(data, recipe.ground_truth, labelled)
-    teacher = _load_teacher(weights, labelled, trust)
-    held_out = None if options.student is None else load_coco(*data.split("val"))
+    labeled = load_coco(data.path(data.labeled), data.path(data.train_images))
+    unlabeled, truth = load_with_truth(data, recipe.ground_truth, labeled)
+    teacher = _load_teacher(weights, labeled, trust)
+    measured = options.student is not None or recipe.prompt == "auto" or recipe.accept == "calibrated"
+    held_out = load_coco(*data.split("val")) if measured else None
     if held_out is not None:
-        require_same_classes(held_out, labelled, "Give a file with the same categories as data.val.")
+        require_same_classes(held_out, labeled, "Give a file with the same categories as data.val.")
     if recipe.prompt is None:
         sam = None
     elif sam is None:
         sam = load_configured_sam(options.sam)
-    return RefineInputs(options, parts, labelled, unlabeled, truth, held_out, teacher, sam)
+    return RefineInputs(options, config, labeled, unlabeled, truth, held_out, teacher, sam)
+
+
+class Networks(NamedTuple):
+    """Teacher and SAM, ready to run."""
+
+    teacher: Any
+    sam: BatchedSam | None
+
+
+@contextmanager
+def networks_on_device(inputs: RefineInputs) -> Iterator[Networks]:
+    """Teacher and SAM on the device, which both leave at the end.
+
+    Raises:
+        UserError: as `RefineInputs.teacher`.
+    """
+    options = inputs.options
+    teacher = inputs.teacher.to(device())
+    sam = None
+    if inputs.sam is not None:
+        sam = BatchedSam(
+            inputs.sam.network,
+            device=device(),
+            encoder_batch=options.sam.encoder_batch,
+            decoder_chunk=options.sam.decoder_chunk,
+            compile=options.sam.compile,
+        )
+    try:
+        yield Networks(teacher, sam)
+    finally:
+        teacher.cpu()
+        if inputs.sam is not None:
+            inputs.sam.network.cpu()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def device() -> str:
@@ -117,30 +142,30 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _load_unlabeled(
-    data: DataOptions, ground_truth: str | None, labelled: CocoData
+def load_with_truth(
+    data: DataOptions, ground_truth: str | None, labeled: CocoData
 ) -> tuple[UnlabeledImages, CocoData | None]:
-    """The images, and their annotations if there are any."""
-    if data.unlabeled is None:
-        raise UserError(
-            "The config has no data.unlabeled.\nSet it to a COCO JSON of the unlabelled images or a folder; "
-            "`s4m data split` makes such a file."
-        )
-    images_root = data.path(data.train_images)
-    unlabeled = load_unlabeled(data.path(data.unlabeled), images_root)
+    """The unlabeled images, and their annotations if there are any.
+
+    Raises:
+        UserError: if the config has no unlabeled images, or annotations do not belong to them.
+    """
+    unlabeled = unlabeled_of(data)
+    if unlabeled.source.is_dir() and (left_out := unread_files(unlabeled.source)):
+        console.progress.print(left_out, soft_wrap=True)
     truth = unlabeled.annotated
     if ground_truth is not None:
-        truth = load_coco(data.path(ground_truth), images_root)
-        require_truth(truth, unlabeled.images, labelled)
+        truth = load_coco(data.path(ground_truth), data.path(data.train_images))
+        require_truth(truth, unlabeled.images, labeled)
     elif truth is not None:
         remedy = (
             "They only serve to measure labels: take them out of data.unlabeled, or correct their classes."
         )
-        require_same_classes(truth, labelled, remedy)
+        require_same_classes(truth, labeled, remedy)
     return unlabeled, truth
 
 
-def _load_teacher(path: Path, labelled: CocoData, trust: bool) -> Weights:
+def _load_teacher(path: Path, labeled: CocoData, trust: bool) -> Weights:
     weights = read_weights(path, trust=trust)
-    require_classes(weights, tuple(labelled.class_names), str(labelled.json_path))
+    require_classes(weights, tuple(labeled.class_names), str(labeled.json_path))
     return weights

@@ -1,4 +1,4 @@
-"""Prompts for SAM 2 from the teacher's masks (paper, section 3.2 and its prompt ablation).
+"""SAM 2 redraws the teacher's masks, from prompts drawn from them (paper, section 3.2 and prompt ablation).
 
 Points are drawn with numbers that depend on (seed, generation, image id) alone: the labels of an image do not
 depend on how the work was sharded, batched or ordered.
@@ -6,13 +6,70 @@ depend on how the work was sharded, batched or ordered.
 Axes: N instances of one image, h x w the teacher's mask size, K points.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from s4m_pipeline.refine.frame import MaskFrame
-from s4m_pipeline.refine.recipe import PromptType
-from s4m_pipeline.sam.prompts import Prompts
+from s4m_pipeline.config.groups import PromptType
+from s4m_pipeline.data.packed_masks import tight_boxes
+from s4m_pipeline.refine.selection import Candidates, MaskFrame
+from s4m_pipeline.sam import BatchedSam, ImageEmbeddings, Prompts, full_size_masks
+
+
+class Refined(NamedTuple):
+    """SAM's masks for the N pseudo-labels of one image, in their order, on SAM's device."""
+
+    masks: Tensor
+    """(N, H, W) bool."""
+    predicted_iou: Tensor
+    """(N,) float32."""
+
+
+def refine_masks(
+    sam: BatchedSam,
+    embeddings: ImageEmbeddings,
+    kept: Sequence[Candidates],
+    image_ids: Sequence[int],
+    *,
+    kind: PromptType = "points",
+    num_points: int = 3,
+    seed: int = 0,
+    generation: int = 0,
+) -> list[Refined]:
+    """The mask of highest predicted IoU for a prompt drawn from each of the teacher's masks.
+
+    Args:
+        embeddings: of B images.
+        kept: the B images' pseudo-labels; an image may have none.
+        image_ids: with `seed` and `generation`, all that an image's random points depend on.
+    """
+    sizes = embeddings.image_hw_px
+    height, width = embeddings.tokens_BChw.shape[-2:]
+    prompts = [
+        make_prompts(
+            kind,
+            labels.mask_logits,
+            labels.frame,
+            uniforms=draw_uniforms(seed, generation, image_id, len(labels), num_points),
+            sam_logits_size=(4 * height, 4 * width),
+        )
+        for labels, image_id in zip(kept, image_ids, strict=True)
+    ]
+    counts = torch.tensor([len(labels) for labels in kept])
+    image_index = torch.arange(len(kept)).repeat_interleave(counts)
+    decoded = sam.decode(embeddings, image_index, Prompts.cat(prompts))
+    logits, iou = decoded.logits[:, 0], decoded.iou[:, 0]
+    masks: list[list[Tensor]] = [[] for _ in kept]
+    for rows, full in full_size_masks(logits, image_index.to(logits.device), sizes):
+        masks[int(image_index[int(rows[0])])].append(full)
+    empty = [torch.zeros((0, *size), dtype=torch.bool, device=logits.device) for size in sizes]
+    return [
+        Refined(torch.cat([none, *pieces]), of_image)
+        for none, pieces, of_image in zip(empty, masks, iou.split(counts.tolist()), strict=True)
+    ]
 
 
 def make_prompts(
@@ -26,7 +83,7 @@ def make_prompts(
     """One prompt per instance, in pixels of the image.
 
     Args:
-        kind: `points` draws K points from the normalised thresholded probability (the paper);
+        kind: `points` draws K points from the normalized thresholded probability (the paper);
             `points_softmax` from the softmax of the logits over all cells (the released code);
             `point_centre` the mask's cell nearest to its centroid; `point_confident` its most probable cell;
             `box` the binary mask's box; `mask` the logits themselves.
@@ -42,8 +99,8 @@ def make_prompts(
     if kind == "mask":
         return Prompts(mask_logits=frame.resample(mask_logits.float(), sam_logits_size))
     if kind == "box":
-        boxes = boxes_of(inside) * cell_wh_px.repeat(2)
-        return Prompts(boxes_xyxy_px=boxes.minimum(image_wh_px.repeat(2)))
+        boxes_xyxy = tight_boxes(inside)[:, [1, 0, 3, 2]] * cell_wh_px.repeat(2)
+        return Prompts(boxes_xyxy_px=boxes_xyxy.minimum(image_wh_px.repeat(2)))
     if kind == "points":
         cells = draw_cells(mask_logits.float().sigmoid() * inside, uniforms)
     elif kind == "points_softmax":
@@ -53,7 +110,7 @@ def make_prompts(
     else:
         cells = _most_central_cells(inside)[:, None]
     cell_xy = torch.stack([cells % width, cells // width], dim=-1)
-    # Integers are pixel centres in SAM's frame: the middle of the first cell of s pixels is s / 2 - 1 / 2.
+    # Integers are pixel centers in SAM's frame: the middle of the first cell of s pixels is s / 2 - 1 / 2.
     points = (cell_xy + 0.5) * cell_wh_px - 0.5
     # The middle of a cell that is mostly padding may lie outside the image.
     return Prompts(points_xy_px=points.minimum(image_wh_px - 1.0))
@@ -90,15 +147,6 @@ def draw_cells(weight: Tensor, uniforms: Tensor) -> Tensor:
     return torch.stack(drawn, dim=1)
 
 
-def boxes_of(masks: Tensor) -> Tensor:
-    """(N, 4) float32 boxes x0, y0, x1, y1 (exclusive end) of non-empty masks (N, h, w) bool, in cells."""
-    columns, rows = masks.any(dim=1).int(), masks.any(dim=2).int()
-    height, width = masks.shape[1:]
-    x0, y0 = columns.argmax(dim=1), rows.argmax(dim=1)
-    x1, y1 = width - columns.flip(1).argmax(dim=1), height - rows.flip(1).argmax(dim=1)
-    return torch.stack([x0, y0, x1, y1], dim=1).float()
-
-
 def _most_central_cells(masks: Tensor) -> Tensor:
     """(N,) int64: the mask cell nearest to the mask's centroid, for non-empty masks (N, h, w) bool."""
     height, width = masks.shape[1:]
@@ -106,7 +154,7 @@ def _most_central_cells(masks: Tensor) -> Tensor:
         torch.arange(height, device=masks.device), torch.arange(width, device=masks.device), indexing="ij"
     )
     area = masks.sum(dim=(1, 2)).clamp(min=1)[:, None, None]
-    centre_y = (masks * ys).sum(dim=(1, 2), keepdim=True) / area
-    centre_x = (masks * xs).sum(dim=(1, 2), keepdim=True) / area
-    distance = (ys - centre_y).square() + (xs - centre_x).square()
+    center_y = (masks * ys).sum(dim=(1, 2), keepdim=True) / area
+    center_x = (masks * xs).sum(dim=(1, 2), keepdim=True) / area
+    distance = (ys - center_y).square() + (xs - center_x).square()
     return distance.masked_fill(~masks, torch.inf).flatten(1).argmin(dim=1)

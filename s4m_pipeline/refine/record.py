@@ -1,31 +1,34 @@
-"""What a shard tells about its work, kept beside its parts for whoever publishes the generation."""
+"""Stores the labels of a shard, and a record of the work for whoever publishes the generation."""
 
 import dataclasses
 import functools
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from cache import sealed
-from cache.errors import DamagedError, disk_error
-from cache.generation import Generation
-from cache.records import ImageLabels
-from cache.sharding import ShardSpec
-from cache.summary import SCORE_BINS
-from cache.writer import ShardWriter
-from s4m_pipeline import console
+from s4m_cache import sealed
+from s4m_cache.errors import DamagedError, disk_error
+from s4m_cache.generation import Generation
+from s4m_cache.records import ImageLabels
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.summary import SCORE_BINS
+from s4m_cache.writer import ShardWriter
+from s4m_pipeline.core import console
 from s4m_pipeline.data.coco import CocoData
-from s4m_pipeline.refine.labeller import Labeller
-from s4m_pipeline.refine.measuring import LabelMeter, sum_counts
-from s4m_pipeline.refine.photos import Unreadable
+from s4m_pipeline.evaluation.refinement_quality import LabelMeter, sum_counts
+from s4m_pipeline.refine.images import Unreadable
+from s4m_pipeline.refine.labeler import Labeler
+from s4m_pipeline.refine.labels import Labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """The sessions of one shard so far, or of several shards; of one that was killed, what it had stored."""
+    """The sessions of one shard so far, or of several shards; a killed session counts with what it stored."""
 
     images: int = 0
     seconds: float = 0.0
@@ -36,7 +39,7 @@ class ShardRecord:
     unreadable: dict[str, list[str]] = field(default_factory=dict)
     """File name and reason by image id."""
     full: int = 0
-    """Images with as many labels as there can be (see `Labeller.max_instances`): some may be missing."""
+    """Images with as many labels as there can be (see `Labeler.max_instances`): some may be missing."""
     quality: Mapping[str, Any] | None = None
     """What `LabelMeter` counted; None without ground truth."""
 
@@ -50,7 +53,7 @@ class ShardRecord:
         except DamagedError as damage:
             console.progress.print(
                 f"{damage.path}: {damage.problem}. Times and unreadable images of earlier sessions are "
-                "forgotten; labels and quality are as they were.",
+                "lost; labels and quality are not affected.",
                 soft_wrap=True,
             )
             return cls()
@@ -97,21 +100,21 @@ class ShardRecord:
 
 
 class Recorder:
-    """Hands labels to a writer, and keeps the shard's record in step with what is stored.
+    """Hands labels to a writer, and keeps the shard's record up to date with what is stored.
 
     Args:
         writer: of the shard.
-        labeller: whose times and scores are recorded.
+        labeler: whose times and scores are recorded.
         truth: what labels are compared with, if there is any.
 
     Attributes:
-        unreadable: to be filled in before their empty labels are appended, which come last.
+        unreadable: set before their empty labels are appended, which come last.
     """
 
-    def __init__(self, writer: ShardWriter, labeller: Labeller, truth: CocoData | None) -> None:
+    def __init__(self, writer: ShardWriter, labeler: Labeler, truth: CocoData | None) -> None:
         self.unreadable: Sequence[Unreadable] = ()
         self._writer = writer
-        self._labeller = labeller
+        self._labeler = labeler
         self._meter = None if truth is None else LabelMeter(truth)
         before, pending = ShardRecord.read(writer.generation, writer.shard), set(writer.pending.tolist())
         still = {key: value for key, value in before.unreadable.items() if int(key) not in pending}
@@ -123,19 +126,20 @@ class Recorder:
     def append(self, labels: ImageLabels) -> None:
         """Take the labels of one image, as `ShardWriter.append`."""
         self._images += not self.unreadable
-        self._full += len(labels.instances) >= self._labeller.max_instances
+        limit = self._labeler.max_instances
+        self._full += limit is not None and len(labels.instances) >= limit
         if self._meter is not None:
             self._meter.add(labels)
         self._writer.append(labels)
 
     def session(self) -> ShardRecord:
-        """What was done since the beginning."""
-        stages = dict(self._labeller.stopwatch.seconds)
+        """The record of this session."""
+        stages = dict(self._labeler.stopwatch.seconds)
         return ShardRecord(
             images=self._images,
             seconds=round(time.perf_counter() - self._began, 3),
             stage_seconds={name: round(seconds, 3) for name, seconds in stages.items()},
-            score_histogram=self._labeller.score_histogram.tolist(),
+            score_histogram=self._labeler.score_histogram.tolist(),
             unreadable={str(image.image_id): [image.file_name, image.reason] for image in self.unreadable},
             full=self._full,
             quality=None if self._meter is None else self._meter.counts(),
@@ -148,6 +152,45 @@ class Recorder:
             CacheError: if the disk refuses.
         """
         ShardRecord.sum([self._before, self.session()]).write(self._writer.generation, self._writer.shard)
+
+
+class BackgroundWriter:
+    """Stores labels on a separate thread, so that the device never waits for the disk.
+
+    An error there is raised by the next `put`, or on leaving the context. At most `max_waiting` batches
+    wait: a slow disk then slows `put` down instead of filling the memory.
+
+    Args:
+        store: takes the labels of one image.
+        max_waiting: batches.
+    """
+
+    def __init__(self, store: Callable[[ImageLabels], None], max_waiting: int = 4) -> None:
+        self._store_one = store
+        self._max_waiting = max_waiting
+        self._thread = ThreadPoolExecutor(1, "writer")
+        self._waiting: deque[Future[None]] = deque()
+
+    def put(self, batch: Sequence[Labels]) -> None:
+        """Hand over a batch."""
+        self._waiting.append(self._thread.submit(self._store, batch))
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) > self._max_waiting):
+            self._waiting.popleft().result()
+
+    def _store(self, batch: Sequence[Labels]) -> None:
+        for labels in batch:
+            self._store_one(labels.record())
+
+    def __enter__(self) -> "BackgroundWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        if error is None:
+            for future in self._waiting:
+                future.result()
 
 
 def _path(generation: Generation, shard: ShardSpec) -> Path:

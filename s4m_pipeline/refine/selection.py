@@ -5,20 +5,63 @@ Axes: Q queries of one image, N kept ones, h x w the teacher's mask size (stride
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from s4m_pipeline.refine.frame import MaskFrame
+STRIDE_PX = 4
+"""Pixels of the network's input per cell of Mask2Former's masks, either way."""
+DUPLICATE_IOU = 0.7
+"""Lowest IoU of duplicates among predictions where `refine.nms_iou` is None: removing them lowered no AP that
+was measured."""
 
 
 @dataclass(frozen=True)
-class KeptQueries:
-    """The pseudo-labels of one image, by falling score."""
+class MaskFrame:
+    """Where the cells of the teacher's masks lie on the original image.
+
+    The image was resized to the network's input and padded; a mask has one cell for every 4 x 4 input pixels.
+
+    Where the input's size is no multiple of 4, the last row or column of cells lies partly in the padding.
+    """
+
+    image_hw_px: tuple[int, int]
+    """Height and width of the original image."""
+    input_hw_px: tuple[int, int]
+    """Height and width of the network's input, without padding."""
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Rows and columns of cells that touch the image."""
+        height, width = (-(-side // STRIDE_PX) for side in self.input_hw_px)
+        return height, width
+
+    @property
+    def cell_wh_px(self) -> tuple[float, float]:
+        """Width and height of a cell in pixels of the original image."""
+        (height, width), (input_height, input_width) = self.image_hw_px, self.input_hw_px
+        return STRIDE_PX * width / input_width, STRIDE_PX * height / input_height
+
+    def resample(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Logits (N, h, w) on the grid as (N, *size_hw) over exactly the image, bilinear as in evaluation."""
+        height, width = self.grid_hw
+        fine = _resize(logits, (STRIDE_PX * height, STRIDE_PX * width))
+        fine = fine[:, : self.input_hw_px[0], : self.input_hw_px[1]]
+        return fine if size_hw == self.input_hw_px else _resize(fine, size_hw)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The queries of one image that become pseudo-labels, by falling score; on the device."""
 
     label: Tensor
     """(N,) int64 contiguous class index."""
     score: Tensor
     """(N,) float32 softmax confidence of that class."""
+    mask_score: Tensor
+    """(N,) float32 mean probability of the mask in its positive cells."""
     mask_logits: Tensor
     """(N, h, w) float32; each has a positive cell."""
     frame: MaskFrame
@@ -36,7 +79,8 @@ def select_queries(
     min_score: float = 0.7,
     min_soft_area: float = 5.0,
     nms_iou: float | None = None,
-) -> KeptQueries:
+    min_mask_score: float = 0.0,
+) -> Candidates:
     """Keep confident queries with a visible mask.
 
     Args:
@@ -46,20 +90,22 @@ def select_queries(
         min_score: the winning class must be an object class of softmax confidence above this.
         min_soft_area: `sum(sigmoid(mask))` must be above this, in cells of the mask.
         nms_iou: drop a query whose binary mask has at least this IoU with a more confident one's; None: keep.
+        min_mask_score: the mean probability of the positive cells must be above this.
     """
     score, label = class_logits.float().softmax(dim=-1).max(dim=-1)
     is_object = label < class_logits.shape[-1] - 1
     candidates = (is_object & (score > min_score)).nonzero()[:, 0]
     candidates = candidates[score[candidates].argsort(descending=True, stable=True)]
     masks = mask_logits[candidates].float()
-    soft_area = masks.sigmoid().sum(dim=(1, 2))
+    probability, inside = masks.sigmoid().flatten(1), (masks > 0).flatten(1)
+    mask_score = (probability * inside).sum(1) / inside.sum(1).clamp(min=1)
     # A mask without a single positive cell has no place for a prompt.
-    visible = (soft_area > min_soft_area) & (masks > 0).flatten(1).any(dim=1)
-    candidates, masks = candidates[visible], masks[visible]
+    visible = (probability.sum(1) > min_soft_area) & inside.any(1) & (mask_score > min_mask_score)
+    candidates, masks, mask_score = candidates[visible], masks[visible], mask_score[visible]
     if nms_iou is not None:
         keep = mask_nms(masks > 0, nms_iou)
-        candidates, masks = candidates[keep], masks[keep]
-    return KeptQueries(label[candidates], score[candidates], masks, frame)
+        candidates, masks, mask_score = candidates[keep], masks[keep], mask_score[keep]
+    return Candidates(label[candidates], score[candidates], mask_score, masks, frame)
 
 
 def mask_nms(masks: Tensor, max_iou: float) -> Tensor:
@@ -70,9 +116,18 @@ def mask_nms(masks: Tensor, max_iou: float) -> Tensor:
     flat = masks.flatten(1).float()
     intersection = flat @ flat.T
     area = flat.sum(dim=1)
-    overlaps = (intersection / (area[:, None] + area[None] - intersection).clamp(min=1) >= max_iou).cpu()
+    overlaps = intersection / (area[:, None] + area[None] - intersection).clamp(min=1) >= max_iou
+    return torch.tensor(keep_first(overlaps.cpu().numpy()), dtype=torch.int64, device=masks.device)
+
+
+def keep_first(overlaps: NDArray[np.bool_]) -> list[int]:
+    """Positions that overlap no kept one before them; `overlaps` is (N, N)."""
     keep: list[int] = []
     for index in range(len(overlaps)):
         if not overlaps[index, keep].any():
             keep.append(index)
-    return torch.tensor(keep, dtype=torch.int64, device=masks.device)
+    return keep
+
+
+def _resize(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits[:, None], size_hw, mode="bilinear", align_corners=False)[:, 0]

@@ -1,4 +1,4 @@
-"""Prompts for N instances, in the pixels of the image that each of them belongs to."""
+"""Prompts for N instances, in pixels of the image of each instance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,18 +10,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """One prompt per instance: points, box, mask, or several of these together; at least one.
+    """One prompt per instance: points, box, mask, or a combination.
 
-    Frame: x to the right, y down, in pixels of the *original* image, (0, 0) the top left pixel, exactly as
-    `SAM2ImagePredictor` takes them: it places x at x S / W + 0.5 of its square input of side S (half a pixel
-    of the square, not of the image). Every instance has the same number K of points: a padding point (label
-    -1) would change the result, so repeat points where an instance has fewer.
+    Coordinates: x to the right, y down, in pixels of the *original* image, (0, 0) the top left pixel, as in
+    `SAM2ImagePredictor`, which maps x to x S / W + 0.5 of its square input of side S (half a pixel of the
+    square, not of the image). All instances have the same number K of points. Padding points (label -1) would
+    change the result, so repeat points for an instance with fewer.
     """
 
     points_xy_px: Tensor | None = None
     """(N, K, 2) float."""
     point_labels: Tensor | None = None
-    """(N, K) int, 1 on the object, 0 off it. By default all are on the object."""
+    """(N, K) int, 1 for foreground, 0 for background; by default all 1."""
     boxes_xyxy_px: Tensor | None = None
     """(N, 4) float: left, top, right, bottom."""
     mask_logits: Tensor | None = None
@@ -30,7 +30,7 @@ class Prompts:
     def __post_init__(self) -> None:
         given = [t for t in (self.points_xy_px, self.boxes_xyxy_px, self.mask_logits) if t is not None]
         if not given:
-            raise ValueError("a prompt needs points, boxes or masks")
+            raise ValueError("expected points, boxes or masks, got none")
         if len({len(t) for t in given}) > 1:
             raise ValueError(f"prompts for different numbers of instances: {[len(t) for t in given]}")
 
@@ -42,7 +42,7 @@ class Prompts:
 
     @classmethod
     def cat(cls, parts: Sequence["Prompts"]) -> "Prompts":
-        """All rows of several prompts of the same kind, in order; parts without rows are welcome."""
+        """Concatenate prompts of the same kind; they may have 0 rows."""
 
         def joined(name: str) -> Tensor | None:
             tensors = [getattr(part, name) for part in parts]
@@ -67,10 +67,10 @@ class Prompts:
 def embed_prompts(
     encoder: PromptEncoder, prompts: Prompts, image_wh_px: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """SAM's prompt encoder, in fp32: coordinates lose whole pixels in bf16.
+    """Embed prompts with SAM's prompt encoder, in fp32: bf16 rounds coordinates by whole pixels.
 
-    `image_wh_px` (N, 2) is the size of each prompt's image. Returns sparse embeddings (N, T, C), the padding
-    token included as in `SAM2ImagePredictor`, and dense ones (N, C, h, w) or None without mask prompts.
+    `image_wh_px` (N, 2) is the size of each prompt's image. Returns sparse embeddings (N, T, C), including
+    the padding token as in `SAM2ImagePredictor`, and dense ones (N, C, h, w), or None without mask prompts.
     """
     input_height_px, input_width_px = encoder.input_image_size
     input_wh_px = torch.tensor(

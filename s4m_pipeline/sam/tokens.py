@@ -1,7 +1,7 @@
 """Decoder image tokens for structural distillation: one single-point prompt per query point.
 
 F_SAM (paper, section 4.1) is the image embedding after the two-way blocks, before the final attention and the
-upscaling. At 64 x 64 x 256 a point's tokens take 4 MiB in fp32, so similarity rows are made chunk by chunk.
+upscaling. The tokens of a point take 4 MiB in fp32 at 64 x 64 x 256, so similarity is computed in chunks.
 Axes: B images, P points per image, C width, L = h * w tokens.
 """
 
@@ -11,15 +11,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from s4m_pipeline.sam.batched import BatchedSam, ImageTokens
+from s4m_pipeline.sam.batched import BatchedSam
 from s4m_pipeline.sam.prompts import Prompts
-from s4m_pipeline.sam.two_way import two_way
+from s4m_pipeline.sam.results import ImageTokens
 
 SdTarget = Literal["decoder", "encoder"]
 
 
 class SimilarityRows(NamedTuple):
-    """Self-similarity of SAM's tokens, seen from each query point."""
+    """Similarity of each query point's token with all tokens."""
 
     rows_BPL: Tensor
     """(B, P, h * w) float32 cosine similarity of the point's token to all tokens."""
@@ -32,7 +32,7 @@ def similarity_rows(
 ) -> SimilarityRows:
     """C_SAM(i, j) = cos(F[q_i], F[j]) for `points_xy_px` (B, P, 2) in pixels of the original images.
 
-    F are decoder tokens, each point prompted on its own, or, for `encoder`, the image embedding.
+    F are the decoder tokens for a prompt of that point alone or, for `encoder`, the image embedding.
     """
     height, width = embeddings.tokens_BChw.shape[-2:]
     index = token_index(points_xy_px.to(sam.device), embeddings.image_hw_px, height, width)
@@ -61,9 +61,7 @@ def stream_decoder_tokens(
     def run(start: int, stop: int) -> Tensor:
         chunk = prompts.chunk(start, stop, sam.device)
         side, prompt_tokens = sam.prompt_side(embeddings, shared, image_index[start:stop], chunk)
-        return two_way(
-            sam.network.sam_mask_decoder.transformer, side, prompt_tokens, sam.position_encoding()
-        )[1]
+        return sam.block_tokens(side, prompt_tokens)
 
     yield from sam.decoder_chunks.map(run, len(prompts))
 
@@ -71,7 +69,8 @@ def stream_decoder_tokens(
 def token_index(
     points_xy_px: Tensor, image_hw_px: tuple[tuple[int, int], ...], height: int, width: int
 ) -> Tensor:
-    """(B, P) index of the token whose cell holds each point (B, P, 2); pixel x covers [x, x + 1)."""
+    """(B, P) index of the token whose cell contains each point (B, P, 2); pixel x covers [x, x + 1)."""
+    # Images are resized to the token grid, each with its own factors; + 0.5 is the center of the pixel.
     size_wh_px = torch.tensor(image_hw_px, device=points_xy_px.device).flip(1)[:, None]
     grid_wh = torch.tensor([width, height], device=points_xy_px.device)
     column, row = (
@@ -85,5 +84,6 @@ def _cosine_rows(tokens_BLC: Tensor, index_BP: Tensor) -> Tensor:
     """(B, P, L) float32 cosine of tokens `index_BP` to all tokens."""
     tokens = tokens_BLC.float()
     unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    # gather wants the index for each channel: (B, P) -> (B, P, C), expanded without a copy.
     queries = unit.gather(1, index_BP[..., None].expand(-1, -1, unit.shape[-1]))
     return torch.bmm(queries, unit.transpose(1, 2))

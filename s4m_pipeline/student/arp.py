@@ -1,12 +1,14 @@
-"""ARP: instances of one unlabelled image are pasted into another, a step on the batch (paper, section 3.3).
+"""ARP: instances of one unlabeled image of a batch are pasted into another one (paper, section 3.3).
 
-What is drawn and placed is decided on the CPU, in integers, from torch's global CPU generator: the same seed
-gives the same masks on every device. The host reads back from the device twice a step: the extents of all
-instances before pasting, and which ones are left after it.
+Pairs and places are drawn on the CPU, as integers, from torch's global CPU generator: the same seed gives the
+same masks on every device. The host synchronizes with the device twice per batch: for the extents of all
+instances before pasting, and for which ones are left after it.
 
-Axes: B images, N instances of one image, H x W the padded size, h x w a part of it.
+Axes: B images, N instances of one image, H x W the padded size, h x w a part of it. Boxes are in the order of
+the cache: y0, x0, y1, x1.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4m_pipeline.options.student import ArpOptions
+from s4m_pipeline.config.student import ArpOptions
+from s4m_pipeline.data.packed_masks import tight_boxes
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledImages:
-    """Images of one step with their instances, all on one device."""
+class LabeledImages:
+    """Images of a batch with their instances, all on one device."""
 
     pixels_B3HW: Tensor
     """(B, 3, H, W) float32 RGB in [0, 1], padded at the bottom and right."""
@@ -29,10 +32,14 @@ class LabelledImages:
     """(N, H, W) bool for each image."""
     labels: list[Tensor]
     """(N,) int64 for each image."""
+    weights: list[Tensor]
+    """(N, 2) float32 for each image, in the class loss and in the mask losses."""
+    ignored: list[Tensor | None]
+    """(H, W) bool for each image: what is neither an object nor background; None: nothing is ignored."""
 
 
 class Box(NamedTuple):
-    """Rows top to bottom and columns left to right, ends exclusive, in pixels."""
+    """y0, x0, y1, x1 in pixels, ends exclusive (the order of `s4m_cache.masks.Box`)."""
 
     top: int
     left: int
@@ -64,23 +71,24 @@ class Placement(NamedTuple):
     target: int
     group: Group
     at: Box
-    """Where the group's box comes to lie, in pixels of the target; may reach beyond its valid area."""
+    """The group's box in the target; may reach beyond the target's valid area."""
     visible: Box
-    """The part of it in the target's valid area."""
+    """The part of `at` inside the target's valid area."""
 
 
 @torch.no_grad()
-def paste_instances(batch: LabelledImages, options: ArpOptions) -> LabelledImages:
-    """Exchange the instances of random pairs of images, both ways and both from the originals.
+def paste_instances(batch: LabeledImages, options: ArpOptions) -> LabeledImages:
+    """Exchange the instances of random pairs of images, in both directions from the original images.
 
     1. A share `fraction` of the images, rounded down to an even number, is paired at random.
     2. The instances of at least `min_area_px` move as one group: the box around them is cut out, resized by
-       one factor from `scale_range` (pixels bilinear, masks nearest, both on half-pixel centres) and placed.
-       `same` keeps the box's centre (to half a pixel); `random` draws a place that lies within the target's
-       valid area as far as the box fits, and covers the area where the box is larger.
-    3. The pasted pixels replace the target's in the target's valid area, and their masks are taken from the
-       masks that were there: x' = M_source * x_source + (1 - M_source) * x_target.
-    4. The pasted masks and labels follow those of the target; instances without a pixel are dropped.
+       one factor from `scale_range` (pixels bilinear, masks nearest, both on half-pixel centers) and placed.
+       `same` keeps the box's center (to half a pixel); `random` draws a place inside the target's valid area
+       or, where the box is larger, one that covers it.
+    3. In the target's valid area the pasted pixels replace the target's, and are removed from the target's
+       masks, and from what is ignored there: x' = M_source * x_source + (1 - M_source) * x_target.
+    4. The pasted masks, labels and weights follow those of the target; instances without pixels are dropped.
+       What is ignored in the source stays there.
 
     The input is not modified; images into which nothing is pasted share their masks with it.
     """
@@ -88,31 +96,42 @@ def paste_instances(batch: LabelledImages, options: ArpOptions) -> LabelledImage
     if not placements:
         return batch
     pixels = batch.pixels_B3HW.clone()
-    masks, labels = list(batch.masks), list(batch.labels)
+    masks, labels, weights = list(batch.masks), list(batch.labels), list(batch.weights)
+    ignored = list(batch.ignored)
     for placement in placements:
-        content, pasted = _cut_out(batch, placement)
+        content, pasted = _cut_out(batch, placement)  # (3, h, w) and (n, h, w)
         target = placement.target
         into = pixels[target][:, *placement.visible.slices]
         union = _any(pasted, dim=0)
-        torch.where(union, content, into, out=into)
+        torch.where(union, content, into, out=into)  # `into` is a view of `pixels`
         masks[target] = _occlude(batch.masks[target], union, pasted, placement.visible)
-        chosen = _index(placement.group.kept, batch.labels[placement.source])
-        labels[target] = torch.cat([batch.labels[target], chosen])
-    _drop_emptied(masks, labels, [placement.target for placement in placements])
-    return LabelledImages(pixels_B3HW=pixels, sizes_hw=batch.sizes_hw, masks=masks, labels=labels)
+        if (region := batch.ignored[target]) is not None:
+            ignored[target] = region = region.clone()
+            region[placement.visible.slices] &= ~union
+        for values, own in ((labels, batch.labels), (weights, batch.weights)):
+            values[target] = torch.cat([own[target], _index(placement.group.kept, own[placement.source])])
+    _drop_emptied(masks, (labels, weights), [placement.target for placement in placements])
+    return LabeledImages(
+        pixels_B3HW=pixels,
+        sizes_hw=batch.sizes_hw,
+        masks=masks,
+        labels=labels,
+        weights=weights,
+        ignored=ignored,
+    )
 
 
-def draw_placements(batch: LabelledImages, options: ArpOptions) -> list[Placement]:
-    """Draw pairs, size factors and places: for each target at most one group.
+def draw_placements(batch: LabeledImages, options: ArpOptions) -> list[Placement]:
+    """Draw pairs, size factors and places: at most one group for each target.
 
-    Draws a permutation of B, then (directions, 3) uniform numbers for factor, row and column, whatever the
-    options and the images: what follows in the generator does not depend on them but for `fraction`.
+    Always draws a permutation of B, then 3 uniform numbers (factor, row, column) for each direction of each
+    pair, so that the generator's later numbers depend on `fraction`, but not on other options or on images.
     """
     num_images = len(batch.sizes_hw)
     num_pairs = options.num_pairs(num_images)
     order = torch.randperm(num_images, device="cpu")[: 2 * num_pairs].tolist()
     uniforms = torch.rand(2 * num_pairs, 3, device="cpu").tolist()
-    partners = order[num_pairs:] + order[:num_pairs]
+    partners = order[num_pairs:] + order[:num_pairs]  # image k of either half is paired with k of the other
     groups = dict(zip(order, _find_groups(batch, order, options.min_area_px), strict=True))
     placements = []
     for source, target, (u_scale, *u_place) in zip(order, partners, uniforms, strict=True):
@@ -145,8 +164,8 @@ def _place(
     return Box(*starts, *ends)
 
 
-def _find_groups(batch: LabelledImages, images: list[int], min_area_px: int) -> list[Group | None]:
-    """What each of the images has to paste, None if nothing; waits for the device once."""
+def _find_groups(batch: LabeledImages, images: list[int], min_area_px: int) -> list[Group | None]:
+    """What each image has to paste, None if nothing; synchronizes with the device once for all."""
     if not images:
         return []
     extents = [_extents(batch.masks[i], batch.sizes_hw[i]) for i in images]
@@ -155,17 +174,10 @@ def _find_groups(batch: LabelledImages, images: list[int], min_area_px: int) -> 
 
 
 def _extents(masks_NHW: Tensor, valid_hw: tuple[int, int]) -> Tensor:
-    """(N, 5) int64: area, first row and column, last row and column + 1, in the valid area."""
+    """(N, 5) int64: area and y0, x0, y1, x1 of the pixels in the valid area."""
     inside = masks_NHW[:, : valid_hw[0], : valid_hw[1]]
-    row_areas = inside.view(torch.uint8).sum(dim=2, dtype=torch.int32)
-    (top, bottom), (left, right) = _span(row_areas > 0), _span(_any(inside, dim=1))
-    return torch.stack([row_areas.sum(dim=1), top, left, bottom, right], dim=1)
-
-
-def _span(occupied_NL: Tensor) -> tuple[Tensor, Tensor]:
-    """First place and last place + 1, each (N,) int64, where there is one."""
-    occupied, length = occupied_NL.view(torch.uint8), occupied_NL.shape[1]
-    return occupied.argmax(dim=1), length - occupied.flip(1).argmax(dim=1)
+    areas = inside.view(torch.uint8).sum(dim=(1, 2), dtype=torch.int64)
+    return torch.cat([areas[:, None], tight_boxes(inside)], dim=1)
 
 
 def _group(extents_N5: Tensor, min_area_px: int) -> Group | None:
@@ -176,8 +188,8 @@ def _group(extents_N5: Tensor, min_area_px: int) -> Group | None:
     return Group(kept.tolist(), Box(*boxes[:, :2].amin(dim=0).tolist(), *boxes[:, 2:].amax(dim=0).tolist()))
 
 
-def _cut_out(batch: LabelledImages, placement: Placement) -> tuple[Tensor, Tensor]:
-    """Pixels (3, h, w) and masks (n, h, w) of the group at its new size, the visible part of them."""
+def _cut_out(batch: LabeledImages, placement: Placement) -> tuple[Tensor, Tensor]:
+    """Pixels (3, h, w) and masks (n, h, w) of the group's visible part, in its new size."""
     source, (kept, box), at, shown = placement.source, placement.group, placement.at, placement.visible
     part = Box(shown.top - at.top, shown.left - at.left, shown.bottom - at.top, shown.right - at.left).slices
     content = batch.pixels_B3HW[source][:, *box.slices]
@@ -195,12 +207,15 @@ def _cut_out(batch: LabelledImages, placement: Placement) -> tuple[Tensor, Tenso
 
 
 def _nearest(length: int, scaled: int, device: torch.device) -> Tensor:
-    """(scaled,) int64: the old cell in which the centre of each new cell lies."""
+    """(scaled,) int64: the old cell that holds the center (i + 0.5) * length / scaled of each new cell i."""
     return (2 * torch.arange(scaled, device=device) + 1) * length // (2 * scaled)
 
 
 def _occlude(own: Tensor, union: Tensor, pasted: Tensor, visible: Box) -> Tensor:
-    """(N + n, H, W) bool: a copy of the target's masks without the union, then the pasted ones."""
+    """(N + n, H, W) bool: a copy of the target's masks without the union, then the pasted ones.
+
+    One buffer is filled in place: `cat` of two would copy all masks once more.
+    """
     merged = own.new_empty(len(own) + len(pasted), *own.shape[1:])
     merged[: len(own)] = own
     merged[: len(own), *visible.slices] &= ~union
@@ -209,13 +224,14 @@ def _occlude(own: Tensor, union: Tensor, pasted: Tensor, visible: Box) -> Tensor
     return merged
 
 
-def _drop_emptied(masks: list[Tensor], labels: list[Tensor], images: list[int]) -> None:
-    """Remove, in the lists, the masks of these images without a pixel; waits for the device once."""
+def _drop_emptied(masks: list[Tensor], others: Iterable[list[Tensor]], images: list[int]) -> None:
+    """Remove masks without pixels from these images, in all lists; synchronizes with the device once."""
     left = torch.cat([_any(_any(masks[image], dim=2), dim=1) for image in images]).cpu()
     for image, kept in zip(images, left.split([len(masks[image]) for image in images]), strict=True):
         if not kept.all():
             indices = kept.nonzero()[:, 0].tolist()
-            masks[image], labels[image] = _index(indices, masks[image]), _index(indices, labels[image])
+            for values in (masks, *others):
+                values[image] = _index(indices, values[image])
 
 
 def _any(masks: Tensor, dim: int) -> Tensor:
@@ -224,7 +240,7 @@ def _any(masks: Tensor, dim: int) -> Tensor:
 
 
 def _index(indices: list[int], values: Tensor) -> Tensor:
-    """The values at the indices, which rise, along the first axis."""
+    """The values at ascending indices of the first axis; the tensor itself if these are all."""
     if len(indices) == len(values):
         return values
     return values.index_select(0, torch.tensor(indices, dtype=torch.int64, device=values.device))

@@ -1,21 +1,23 @@
-"""The pseudo-labels that a student begins with: found, and checked against its data."""
+"""The labels of the unlabeled images that a student starts with: found, and checked against its data."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.errors import CacheError
-from cache.fingerprint import Fingerprint, explain_list
-from cache.generation import Generation
-from cache.generations import current, current_number, generations
+from s4m_cache.errors import CacheError
+from s4m_cache.fingerprint import Fingerprint, explain_list
+from s4m_cache.generation import Generation
+from s4m_cache.generations import current, current_number, generations
+from s4m_pipeline.config.experiment import Options
+from s4m_pipeline.config.groups import DataOptions
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import CocoData
-from s4m_pipeline.data.unlabeled import UnlabeledImages, load_unlabeled
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.groups import DataOptions
+from s4m_pipeline.data.unlabeled import UnlabeledImages, unlabeled_of
+from s4m_pipeline.refine.inputs import load_with_truth
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A cache of pseudo-labels, and the generation in it that a training begins or goes on with."""
+    """A cache of pseudo-labels, and the generation in it that a training starts or resumes with."""
 
     root: Path
     generation: Generation
@@ -27,19 +29,56 @@ class Labels:
         return self.generation.spec.fingerprint
 
 
-def load_labels(data: DataOptions, root: Path, number: int | None, train: CocoData) -> Labels:
-    """The labels of the unlabelled images that a config names; see `find_labels`.
+@dataclass(frozen=True)
+class TrueLabels:
+    """Annotations of the unlabeled images, in place of pseudo-labels."""
+
+    annotations: Path
+    """COCO JSON, perhaps of other images as well."""
+    images_root: Path
+    unlabeled: UnlabeledImages
+
+    @property
+    def fingerprint(self) -> None:
+        """Nothing made them."""
+
+
+def labels_of_source(
+    options: Options, root: Path, number: int | None, train: CocoData
+) -> Labels | TrueLabels | None:
+    """What `student.source` says; None: the labeled images take the place of unlabeled ones.
+
+    Args:
+        root: the cache.
+        number: the generation that an interrupted training used last; None: the published one.
 
     Raises:
-        UserError: if it names none, and as `find_labels`.
+        UserError: if there are no annotations for `truth`, and as `load_labels`.
         CacheError: as `find_labels`.
     """
-    if data.unlabeled is None:
+    data, source = options.data, options.require_student().source
+    if source == "cache":
+        return load_labels(data, root, number, train)
+    if source == "labeled":
+        return None
+    unlabeled, truth = load_with_truth(data, options.refine.ground_truth, train)
+    if truth is None:
         raise UserError(
-            "The config has no data.unlabeled, the images that the labels in the cache belong to."
+            "student.source is 'truth', but there are no annotations of the unlabeled images.\n"
+            "Set refine.ground_truth to a COCO JSON with these images."
         )
-    unlabeled = load_unlabeled(data.path(data.unlabeled), data.path(data.train_images))
-    return find_labels(root, number, train, unlabeled)
+    folder = unlabeled.source if unlabeled.source.is_dir() else unlabeled.images_root
+    return TrueLabels(truth.json_path, folder, unlabeled)
+
+
+def load_labels(data: DataOptions, root: Path, number: int | None, train: CocoData) -> Labels:
+    """The labels of a config's unlabeled images; see `find_labels`.
+
+    Raises:
+        UserError: if the config has none, and as `find_labels`.
+        CacheError: as `find_labels`.
+    """
+    return find_labels(root, number, train, unlabeled_of(data))
 
 
 def find_labels(root: Path, number: int | None, train: CocoData, unlabeled: UnlabeledImages) -> Labels:
@@ -47,11 +86,11 @@ def find_labels(root: Path, number: int | None, train: CocoData, unlabeled: Unla
 
     Args:
         root: the cache.
-        number: generation that an interrupted training used last; None: the published one.
+        number: the generation that an interrupted training used last; None: the published one.
 
     Raises:
         UserError: if their classes or images are not those of the data set.
-        CacheError: if there are none, or some are missing, with the commands that make them.
+        CacheError: if there are none, or some are missing, with the commands to run.
     """
     generation = _published(root) if number is None else Generation(root, number)
     spec = generation.spec
@@ -60,12 +99,20 @@ def find_labels(root: Path, number: int | None, train: CocoData, unlabeled: Unla
         *explain_list("image ids", generation.image_ids.tolist(), [image.id for image in unlabeled.images]),
     ]
     if spec.fingerprint.get("image names", unlabeled.digest) != unlabeled.digest:
-        differences.append(f"image names: not those that {unlabeled.source} lists now")
+        differences.append(f"image names: not those in {unlabeled.source}")
+    names = {image.id: image.file_name for image in unlabeled.images}
+    if not differences and generation.file_names not in ({}, names):
+        other = next(id_ for id_, name in names.items() if generation.file_names[id_] != name)
+        differences.append(
+            f"image names: {other} is {generation.file_names[other]} there, {names[other]} in "
+            f"{unlabeled.source}"
+        )
     if differences:
         raise UserError(
             f"The labels in {generation.path} do not belong to this data set:\n  "
             + "\n  ".join(differences)
-            + f"\nMake new ones: s4m refine CONFIG --generation {_next_number(root)}"
+            + f"\nMake new ones: s4m refine CONFIG --generation {_next_number(root)}; or, if they are your "
+            f"own: s4m cache import {root} JSON --unlabeled {unlabeled.source}"
         )
     generation.refuse_incomplete()  # a repair may have removed images since
     return Labels(root, generation, unlabeled)

@@ -1,4 +1,4 @@
-"""Strong augmentation of colours on the training device, with the paper's transforms (section 3.3).
+"""Photometric augmentation on the training device, with the paper's transforms (section 3.3).
 
 Axes: B images, H x W the padded size.
 """
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from s4m_pipeline.options.student import PhotometricOptions
+from s4m_pipeline.config.student import PhotometricOptions
 
 
 @torch.no_grad()
 def strong_augment(
     pixels_B3HW: Tensor, sizes_hw: Sequence[tuple[int, int]], options: PhotometricOptions
 ) -> Tensor:
-    """Colour jitter, greyscale and Gaussian blur, each drawn for every image on its own.
+    """Color jitter, grayscale and Gaussian blur, drawn for each image separately.
 
-    All draws come from torch's global CPU generator, so they are the same on every device. Contrast and blur
-    take nothing from an image's padding, which stays as it is. The blur's kernel reaches three of the largest
-    standard deviations to each side, or as far as the reflection at the edge of a smaller image allows.
+    All draws come from torch's global CPU generator, so they are the same on every device. Padding stays as
+    it is, and neither contrast nor blur reads it. The blur's kernel reaches three of the largest standard
+    deviations to each side, or as far as the reflection at the edge of a smaller image allows.
 
     Args:
         pixels_B3HW: (B, 3, H, W) float32 RGB in [0, 1]; not modified.

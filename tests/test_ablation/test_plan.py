@@ -4,55 +4,51 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from s4m_pipeline.ablation.plan import Setting, Trial, plan_trials
-from s4m_pipeline.ablation.tables import TABLES, TableName
-from s4m_pipeline.errors import UserError
+from s4m_pipeline.apps.ablation.experiments import Trial, plan_trials
+from s4m_pipeline.apps.ablation.results import mean_of_seeds
+from s4m_pipeline.apps.ablation.tables import TABLES, TableName
+from s4m_pipeline.core.errors import UserError
 
 
 def plan(study: Path, root: Path, name: TableName, *overrides: str, seed: int = 0) -> dict[str, Trial]:
     """The trials of a table with one seed, by row."""
     table = TABLES[name]
-    trials = plan_trials(Setting(study, root, overrides), name, table, table.rows, [seed])
-    return {trial.row.name: trial for trial in trials}
+    trials = plan_trials(study, overrides, root, table.network, table.rows, seed + 1)
+    return {trial.row.name: trial for trial in trials if trial.seed == seed}
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if name != "labels"])
 def test_plan__of_every_table__needs_one_result_for_each_row_and_seed(name, study, tmp_path):
     trials = [*plan(study, tmp_path, name).values(), *plan(study, tmp_path, name, seed=1).values()]
-    assert len({trial.result for trial in trials}) == len(trials) == 2 * len(TABLES[name].rows)
-    assert len({trial.link for trial in trials}) == len(trials)
+    assert (
+        len({trial.folders[TABLES[name].network] for trial in trials})
+        == len(trials)
+        == 2 * len(TABLES[name].rows)
+    )
 
 
-def test_plan__of_components__shares_teachers_and_labels(study, tmp_path):
+def test_plan__of_components__shares_teachers(study, tmp_path):
     rows = plan(study, tmp_path, "components")
-    teachers = [
-        [name for name in rows if rows[name].teacher == folder] for folder in _folders(rows, "teacher")
-    ]
-    labels = [[name for name in rows if rows[name].labels == folder] for folder in _folders(rows, "labels")]
-    assert sorted(teachers) == [["I", "III"], ["II", "IV", "V", "VI"]]
-    assert sorted(labels) == [["I", "III"], ["II", "V"], ["IV", "VI"]]
+    folders = {trial.folders["teacher"] for trial in rows.values()}
+    sharing = [[name for name in rows if rows[name].folders["teacher"] == folder] for folder in folders]
+    assert sorted(sharing) == [["I", "III"], ["II", "IV", "V", "VI"]]
 
 
 def test_plan__of_sd_stage__distilled_students_begin_with_the_others_teachers_and_labels(study, tmp_path):
     rows = plan(study, tmp_path, "sd-stage")
-    assert (rows["none"].teacher, rows["none"].labels) == (rows["student"].teacher, rows["student"].labels)
-    assert (rows["teacher"].teacher, rows["teacher"].labels) == (rows["both"].teacher, rows["both"].labels)
+    for one, other in (("none", "student"), ("teacher", "both")):
+        assert rows[one].folders["teacher"] == rows[other].folders["teacher"]
 
 
 def test_plan__same_experiment_in_several_tables__is_one_folder(study, tmp_path):
     components = plan(study, tmp_path, "components", "refine.prompt=points")
     control = plan(study, tmp_path, "control", "sd.enabled=False")
-    assert components["III"].student == control["raw"].student
+    assert components["III"].folders == control["raw"].folders
     prompts = plan(study, tmp_path, "prompts", "sd.enabled=True")
-    assert components["VI"].student == prompts["points"].student
-
-
-def test_plan__control__needs_no_pseudo_labels(study, tmp_path):
-    rows = plan(study, tmp_path, "control")
-    assert rows["control"].labels is None
-    assert rows["raw"].labels is not None
+    assert components["VI"].folders == prompts["points"].folders
 
 
 @pytest.mark.parametrize(
@@ -62,15 +58,15 @@ def test_plan__control__needs_no_pseudo_labels(study, tmp_path):
         ("student.validate_every=7", ""),
         ("refine.workers=1", ""),
         ("student.iterations=700", "student"),
-        ("refine.min_score=0.6", "labels student"),
-        ("teacher.iterations=7", "teacher labels student"),
-        ("model.panoptic_head.num_queries=16", "teacher labels student"),
+        ("refine.min_score=0.6", "student"),
+        ("teacher.iterations=7", "teacher student"),
+        ("model.panoptic_head.num_queries=16", "teacher student"),
     ],
 )
 def test_plan__after_a_setting_changed__has_other_folders_from_there_on(override, changed, study, tmp_path):
     before = plan(study, tmp_path, "control")["refined"]
     after = plan(study, tmp_path, "control", override)["refined"]
-    differing = [n for n in ("teacher", "labels", "student") if getattr(before, n) != getattr(after, n)]
+    differing = [name for name in before.folders if before.folders[name] != after.folders[name]]
     assert differing == changed.split()
 
 
@@ -82,52 +78,47 @@ def test_plan__after_annotations_changed__has_other_folders(study, tmp_path):
     content = json.loads(path.read_text())
     content["annotations"].pop()
     path.write_text(json.dumps(content))
-    assert plan(study, tmp_path, "control", override)["refined"].teacher != before.teacher
+    after = plan(study, tmp_path, "control", override)["refined"]
+    assert not set(after.folders.values()) & set(before.folders.values())
 
 
 def test_plan__config_that_has_a_component_off__is_refused(study, tmp_path):
-    with pytest.raises(UserError, match=r"(?s)Rows II and IV .* same experiment.*refine.prompt"):
+    with pytest.raises(UserError, match=r"(?s)Rows II and IV are the same experiment.*refine.prompt"):
         plan(study, tmp_path, "components", "refine.prompt=None")
 
 
 def test_plan__config_without_student__can_compare_teachers_only(study, tmp_path):
-    assert plan(study, tmp_path, "sd-target", "student=None")["none"].student is None
+    assert list(plan(study, tmp_path, "sd-target", "student=None")["none"].folders) == ["teacher"]
     with pytest.raises(UserError, match="no group `student`"):
         plan(study, tmp_path, "components", "student=None")
 
 
-def test_plan__of_labels__draws_splits_of_the_wanted_size_once(study, tmp_path):
-    few = json.loads((study.parent / "data/train.json").read_text())
-    names = [f"{number}.png" for number in range(20)]
-    images = [{**few["images"][0], "id": number, "file_name": name} for number, name in enumerate(names)]
-    annotations = [{**few["annotations"][0], "id": number, "image_id": number} for number in range(20)]
-    (tmp_path / "many.json").write_text(json.dumps({**few, "images": images, "annotations": annotations}))
-    whole = f"refine.ground_truth={tmp_path / 'many.json'}"
-
-    rows = plan(study, tmp_path, "labels", whole)
-
-    labeled = {name: _names(Path(trial.options.data.labeled)) for name, trial in rows.items()}
-    assert {name: len(names) for name, names in labeled.items()} == {"05": 1, "10": 2, "20": 4, "30": 6}
-    for name, trial in rows.items():
-        unlabeled = _names(Path(trial.options.data.unlabeled or ""))
-        assert not unlabeled & labeled[name]
-        assert unlabeled | labeled[name] == set(names)
-    assert plan(study, tmp_path, "labels", whole)["30"].teacher == rows["30"].teacher
+def test_plan__of_labels__takes_the_split_of_each_percentage(study, tmp_path):
+    shutil.copytree(study.parent / "data", tmp_path / "data")
+    here = f"data.root={tmp_path / 'data'}"
+    whole = json.loads((tmp_path / "data/train.json").read_text())
+    for count, row in enumerate(TABLES["labels"].rows, start=1):
+        split = tmp_path / "data/splits" / row.name
+        split.mkdir(parents=True)
+        for name in ("labeled", "unlabeled"):
+            few = {**whole, "annotations": whole["annotations"][:count]}
+            (split / f"{name}.json").write_text(json.dumps(few))
+    rows = plan(study, tmp_path, "labels", here)
+    assert list(rows) == ["05", "10", "20", "30"]
+    assert len({trial.folders["teacher"] for trial in rows.values()}) == 4
 
 
-def test_plan__of_labels__too_few_images_for_two_shares_are_refused(study, tmp_path):
-    with pytest.raises(UserError, match="Rows 05 and 10 of labels are the same experiment"):
-        plan(study, tmp_path, "labels")
+def test_plan__of_suggest__takes_the_splits_of_each_seed(study, tmp_path):
+    first, second = plan(study, tmp_path, "suggest"), plan(study, tmp_path, "suggest", seed=1)
+    assert "data.labeled=more/0/suggested/labeled.json" in first["suggested"].arguments
+    assert "data.unlabeled=more/1/random/unlabeled.json" in second["random"].arguments
 
 
-def test_plan__of_labels_without_annotations_of_all__says_what_to_give(study, tmp_path):
-    with pytest.raises(UserError, match="--train"):
-        plan(study, tmp_path, "labels", "refine.ground_truth=None")
-
-
-def _folders(rows: dict[str, Trial], stage: str) -> set[Path]:
-    return {getattr(trial, stage) for trial in rows.values()}
-
-
-def _names(path: Path) -> set[str]:
-    return {image["file_name"] for image in json.loads(path.read_text())["images"]}
+def test_mean_of_seeds__interval_is_that_of_seeds_drawn_with_replacement():
+    """Of three seeds without any spread of images: the mean, then means of three draws from their scores."""
+    scores = np.repeat([[0.0], [3.0], [9.0]], 20_000, axis=1)
+    mean, draws = np.split(mean_of_seeds(scores), [1])
+    assert mean == 4.0
+    assert set(np.unique(draws)) == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0}
+    assert abs(draws.mean() - 4) < 0.1 and abs(draws.var() - 14 / 3) < 0.2
+    assert np.array_equal(mean_of_seeds(scores[:1]), scores[0])

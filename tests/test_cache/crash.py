@@ -13,9 +13,9 @@ import signal
 import sys
 from pathlib import Path
 
-from cache.generations import begin, publish
-from cache.sharding import ShardSpec
-from cache.writer import ShardWriter
+from s4m_cache.generations import begin, publish
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.writer import ShardWriter
 from test_cache.samples import make_labels, make_spec
 
 IMAGE_IDS = range(8)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.generation import Generation, GenerationSpec
-from cache.generations import begin, publish
-from cache.records import ImageLabels, Instances
-from cache.sharding import ShardSpec
-from cache.writer import ShardWriter
+from s4m_cache.generation import Generation, GenerationSpec
+from s4m_cache.generations import begin, publish
+from s4m_cache.records import ImageLabels, Instances
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.writer import ShardWriter
 
 CLASSES = ("car", "person", "tree")
 CATEGORY_IDS = (24, 26, 7)
@@ -33,6 +33,8 @@ def make_labels(image_id: int, height: int = 40, width: int = 56, count: int | N
         labels=rng.integers(0, len(CLASSES), count),
         scores=rng.uniform(0.7, 1, count),
         pred_ious=rng.uniform(0.5, 1, count),
+        use_raw=rng.random(count) < 0.2,
+        ignored=rng.random(count) < 0.2,
     )
     return ImageLabels(image_id=image_id, height=height, width=width, instances=instances)
 
@@ -64,11 +66,11 @@ def make_published(root: Path, image_ids=range(12), number: int | None = None, *
 def assert_same_labels(found: ImageLabels, expected: ImageLabels) -> None:
     """Equal to the bit, the teacher's masks included."""
     assert (found.image_id, found.height, found.width) == (expected.image_id, expected.height, expected.width)
-    for name in ("labels", "scores", "pred_ious", "raw_ious"):
+    for name in ("labels", "scores", "pred_ious", "raw_ious", "use_raw", "ignored"):
         a, b = getattr(found.instances, name), getattr(expected.instances, name)
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
-    for name in ("masks", "raw_masks"):
+    for name in ("masks", "refined_masks", "raw_masks"):
         a, b = getattr(found.instances, name), getattr(expected.instances, name)
         np.testing.assert_array_equal(a.boxes, b.boxes)
         np.testing.assert_array_equal(a.bits, b.bits)

@@ -6,12 +6,12 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from cache.coco import export_coco
-from cache.errors import CacheError
-from cache.fingerprint import file_hash
-from cache.generations import begin, current, publish
-from cache.reader import CacheReader
-from stages.cache import app
+from s4m_cache.coco import export_coco
+from s4m_cache.errors import CacheError
+from s4m_cache.fingerprint import file_hash
+from s4m_cache.generations import begin, current, publish
+from s4m_cache.reader import CacheReader
+from s4m_stages.cache import app
 from test_cache.samples import fill, make_labels, make_published, make_spec
 
 
@@ -132,7 +132,7 @@ def test_verify_and_repair__damaged_description_is_reported_and_the_others_are_d
 
     (fault,) = body["faults"]
     assert fault.startswith(f"{root}/gen-0001/")
-    assert "Remove that folder and run `s4m refine CONFIG --generation 1`" in fault
+    assert "Remove that folder and, unless a later generation is current, run" in fault
     assert "s4m cache repair" not in fault
     assert [(g["generation"], g["damaged_ids"]) for g in body["generations"]] == [(2, [5, 6, 7, 8, 9])]
     output = run("repair", root, exit_code=1)
@@ -168,12 +168,20 @@ def test_diff__of_equal_generations_keeps_all(root):
 def test_gc__removes_the_old_generation(root):
     make_published(root, number=2)
     assert run_json("gc", root, "--keep", 2)["removed"] == []
-    assert "1 folders removed" in run("gc", root)
+    assert "1 would be removed" in run("gc", root, "--dry-run")
+    assert "1 removed" in run("gc", root)
 
 
-def test_import__of_an_export_is_published_with_all_instances(root, tmp_path):
+def test_any__experiment_that_has_the_cache__is_taken_for_it(root):
+    assert run_json("info", root.parent) == run_json("info", root)
+    assert run("verify", root.parent) == run("verify", root)
+
+
+def test_import__of_an_export_is_published_with_all_instances_but_the_ignored(root, tmp_path):
     with CacheReader.current(root) as reader:
-        num_annotations = export_coco(reader, tmp_path / "out.json")
+        num_annotations = export_coco(reader, tmp_path / "out.json") - int(
+            (reader.column("use_raw") == 2).sum()
+        )
 
     run("import", tmp_path / "other", tmp_path / "out.json")
 
@@ -182,7 +190,7 @@ def test_import__of_an_export_is_published_with_all_instances(root, tmp_path):
 
 def test_gc__folder_that_is_no_cache_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / ".tmp-of-another-program").mkdir()
-    with pytest.raises(CacheError, match="no cache is there"):
+    with pytest.raises(CacheError, match="not a cache"):
         run("gc", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".tmp-of-another-program"]
 
@@ -191,12 +199,10 @@ def test_gc__folder_that_is_no_cache_is_refused_and_left_as_it_is(tmp_path):
     "command", [["info"], ["verify"], ["repair"], ["publish"], ["gc"]], ids=lambda c: c[0]
 )
 def test_any__missing_cache_is_refused(tmp_path, command):
-    with pytest.raises(CacheError, match="no cache is there"):
+    with pytest.raises(CacheError, match="not a cache"):
         run(*command, tmp_path / "absent")
 
 
 def test_help__answers_without_zarr_or_torch():
-    code = (
-        "import sys, stages.cache; assert not {'zarr', 'torch', 'numpy'} & set(sys.modules), 'heavy import'"
-    )
+    code = "import sys, s4m_stages.cache; assert not {'zarr', 'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

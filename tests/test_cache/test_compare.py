@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from cache.compare import compare, compare_image
-from cache.errors import CacheError
-from cache.generation import GenerationSpec
-from cache.generations import begin
-from cache.reader import CacheReader
-from cache.records import Instances
+from s4m_cache.compare import compare, compare_image
+from s4m_cache.errors import CacheError
+from s4m_cache.generation import GenerationSpec
+from s4m_cache.generations import begin
+from s4m_cache.reader import CacheReader
+from s4m_cache.records import Instances
 from test_cache.samples import make_labels, make_published
 
 
@@ -24,7 +24,7 @@ def test_compare_image__each_kind_of_change_is_counted():
 
     change = compare_image(7, old, new)
 
-    assert (change.gained, change.lost, change.relabelled) == (1, 1, 1)
+    assert (change.gained, change.lost, change.relabeled) == (1, 1, 1)
     assert sorted(change.ious) == [80 / 120, 1.0]
 
 

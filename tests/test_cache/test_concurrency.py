@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from cache.errors import CacheError
-from cache.generations import begin, collect_garbage, current, generations, publish
-from cache.reader import CacheReader
+from s4m_cache.errors import CacheError
+from s4m_cache.generations import begin, collect_garbage, current, generations, publish
+from s4m_cache.reader import CacheReader
 from test_cache.samples import assert_same_labels, fill, make_labels, make_published, make_spec
 
 
@@ -82,7 +82,7 @@ class Generations(RuleBasedStateMachine):
     @rule(number=st.integers(1, 4))
     def begin(self, number):
         if number < self.current and number not in self.existing:
-            with pytest.raises(CacheError, match="never go back"):
+            with pytest.raises(CacheError, match="not replaced by earlier ones"):
                 begin(self.root, make_spec([1, 2]), number)
         else:
             begin(self.root, make_spec([1, 2]), number)

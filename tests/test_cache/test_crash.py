@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import CacheError
-from cache.generation import Generation
-from cache.generations import current
-from cache.reader import CacheReader
-from cache.verify import verify
+from s4m_cache.errors import CacheError
+from s4m_cache.generation import Generation
+from s4m_cache.generations import current
+from s4m_cache.reader import CacheReader
+from s4m_cache.verify import verify
 from test_cache.crash import IMAGE_IDS, label_everything
 from test_cache.samples import assert_same_labels, make_labels
 
@@ -29,7 +29,7 @@ NUM_TIMED = 120 if TORTURE else 4
 
 
 class Nursery:
-    """Starts and kills labelling processes (see `crash.py`)."""
+    """Starts and kills labeling processes (see `crash.py`)."""
 
     def __init__(self) -> None:
         root = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from cache.embeddings import EmbeddingStore, store_path
-from cache.errors import CacheError, DamagedError
+from s4m_cache.embeddings import EmbeddingStore, store_path
+from s4m_cache.errors import CacheError, DamagedError
 
 SHAPES = {"emb": (8, 4, 4), "s0": (2, 16, 16)}
 IMAGE_BYTES = 2 * (128 + 512) + 2 * 4
@@ -41,7 +41,7 @@ def test_store__arrays_come_back_also_through_pickle_and_reopening(tmp_path):
 
 def test_create__over_budget_is_refused_before_the_first_byte(tmp_path):
     with pytest.raises(
-        CacheError, match=f"need {2 * IMAGE_BYTES:,} bytes, the budget is {2 * IMAGE_BYTES - 1:,}"
+        CacheError, match=f"need {2 * IMAGE_BYTES:,} bytes, more than the budget of {2 * IMAGE_BYTES - 1:,}"
     ):
         make(tmp_path / "embeddings", budget_bytes=2 * IMAGE_BYTES - 1)
     assert list(tmp_path.iterdir()) == []
@@ -50,7 +50,7 @@ def test_create__over_budget_is_refused_before_the_first_byte(tmp_path):
 
 def test_create__too_small_a_disk_is_refused_before_the_first_byte(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr("cache.embeddings.shutil.disk_usage", lambda path: usage(100))
+    monkeypatch.setattr("s4m_cache.embeddings.shutil.disk_usage", lambda path: usage(100))
     with pytest.raises(CacheError, match="100 are free"):
         make(tmp_path / "embeddings")
     assert list(tmp_path.iterdir()) == []
@@ -86,7 +86,7 @@ def test_get__flipped_bit_is_found_and_truncated_file_counts_as_absent(tmp_path)
     data = bytearray(path.read_bytes())
     data[50] ^= 4
     path.write_bytes(data)
-    with pytest.raises(DamagedError, match="Images concerned: 7"):
+    with pytest.raises(DamagedError, match="Affected images: 7"):
         store.get(7)
     path.write_bytes(data[:-1])
     assert 7 not in store

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import parts, writer
-from cache.errors import CacheError, DamagedError, disk_error
-from cache.generation import Generation
-from cache.generations import begin, current
-from cache.reader import CacheReader
-from cache.records import ImageLabels, Instances
-from cache.sharding import ShardSpec
-from cache.writer import ShardWriter
-from s4m_pipeline.explain import explain
+from s4m_cache import parts, writer
+from s4m_cache.errors import CacheError, DamagedError, disk_error
+from s4m_cache.generation import Generation
+from s4m_cache.generations import begin, current
+from s4m_cache.reader import CacheReader
+from s4m_cache.records import ImageLabels, Instances
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.writer import ShardWriter
+from s4m_pipeline.core.explain import explain
 from test_cache.samples import fill, make_published, make_spec, unprivileged
 
 BIG_SIDE = 1500
@@ -113,7 +113,7 @@ def test_read__mount_fault_is_no_damage_and_says_what_to_mend(tmp_path, monkeypa
         return read_bytes(path)
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(CacheError, match=r"cannot read .*Stale file handle.*Mend the mount") as refused:
+    with pytest.raises(CacheError, match=r"cannot read .*Stale file handle.*Fix the mount") as refused:
         CacheReader.current(tmp_path)
     assert not isinstance(refused.value, DamagedError)  # `s4m cache repair` would delete sound labels
 

@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import sealed
-from cache.embeddings import EmbeddingStore, store_path
-from cache.errors import CacheError, DamagedError, LockedError
-from cache.generation import Generation, GenerationSpec
-from cache.generations import begin, collect_garbage, current, generations, publish, retire
-from cache.reader import CacheReader
+from s4m_cache import sealed
+from s4m_cache.embeddings import EmbeddingStore, store_path
+from s4m_cache.errors import CacheError, DamagedError, LockedError
+from s4m_cache.generation import Generation, GenerationSpec
+from s4m_cache.generations import begin, collect_garbage, current, generations, publish, retire
+from s4m_cache.reader import CacheReader
 from test_cache.samples import fill, make_published, make_spec, unprivileged
 
 
@@ -57,7 +57,7 @@ def test_begin__again_in_another_number_of_shards_keeps_the_first(tmp_path):
 def test_spec__all_faults_come_at_once():
     with pytest.raises(CacheError) as error:
         GenerationSpec(image_ids=[3, 3], classes=("a", "a"), category_ids=(1,), num_shards=0, fingerprint={})
-    for fault in ("more than once: 3", "2 classes with 1 category ids", "classes given", "0 shards"):
+    for fault in ("more than once: 3", "2 classes but 1 category ids", "classes given", "0 shards"):
         assert fault in str(error.value)
     with pytest.raises(CacheError, match=r"teacher \(list\)"):
         make_spec(teacher=["no", "plain", "value"])
@@ -78,7 +78,7 @@ def test_publish__missing_images_are_named_with_commands(tmp_path):
     with pytest.raises(CacheError) as error:
         publish(generation)
 
-    assert "2 of 3 shards absent or unfinished" in str(error.value)
+    assert "2 of 3 shards are not finished" in str(error.value)
     assert "shard 3/3 lacks 4 of 4 images" in str(error.value)
     assert "s4m refine CONFIG --generation 1 --shard 1/3" in str(error.value)
     assert generation.published() is None
@@ -101,10 +101,13 @@ def test_publish__after_a_later_one_is_refused(tmp_path):
     fill(slow)
     make_published(tmp_path, number=2)
 
-    with pytest.raises(CacheError, match="generation 2 is current already"):
+    with pytest.raises(CacheError, match="later generation 2 is current"):
         publish(slow)
+    publish(slow, back=True)
+    assert current(tmp_path) == slow
+    publish(Generation(tmp_path, 2), back=True)
     retire(slow)
-    with pytest.raises(CacheError, match="never go back"):
+    with pytest.raises(CacheError, match=r"not replaced by earlier ones.*s4m cache publish"):
         begin(tmp_path, make_spec(), number=1)
 
 
@@ -134,9 +137,9 @@ def test_pin__retired_generation_is_refused(tmp_path):
     make_published(tmp_path, number=2)
     retire(old)
 
-    with pytest.raises(CacheError, match="not there"):
+    with pytest.raises(CacheError, match="does not exist"):
         old.pin()
-    with pytest.raises(CacheError, match="not there"):
+    with pytest.raises(CacheError, match="does not exist"):
         CacheReader(old)
 
 
@@ -148,8 +151,12 @@ def test_collect_garbage__keeps_what_is_asked_written_or_new(tmp_path):
     (current(tmp_path).path / "parts" / ".tmp-part-0001-000009-1-abc").mkdir()
     (current(tmp_path).path / ".tmp-PUBLISHED.json-1-abc").touch()
 
+    before = sorted(tmp_path.rglob("*"))
+    announced = collect_garbage(tmp_path, keep=2, dry_run=True)
+    assert sorted(tmp_path.rglob("*")) == before
     removed = collect_garbage(tmp_path, keep=2)
 
+    assert announced == removed
     assert [generation.number for generation in generations(tmp_path)] == [3, 4, 5]
     kinds = [path.name.split("-00")[0] for path in removed]
     assert kinds == ["gen", "gen", ".tmp-gen", ".tmp-PUBLISHED.json-1-abc", ".tmp-part"]
@@ -184,6 +191,8 @@ def test_collect_garbage__embeddings_go_with_the_last_generation_made_with_them(
     assert collect_garbage(tmp_path) == []
     fill(new)
     publish(new)
+    assert collect_garbage(tmp_path, dry_run=True) == [old.path, of_old]
+    assert of_old.exists()
     assert collect_garbage(tmp_path) == [old.path, of_old]
     assert not of_old.exists() and of_new.exists()
 
@@ -206,7 +215,7 @@ def test_generation__newer_format_is_refused(tmp_path):
     generation = begin(tmp_path, make_spec())
     body = sealed.read(generation.path / "generation.json")
     body.pop("crc32", None)
-    sealed.write(generation.path / "generation.json", body | {"version": 2})
+    sealed.write(generation.path / "generation.json", body | {"version": 4})
 
     with pytest.raises(CacheError, match="newer version"):
         Generation(tmp_path, 1).image_ids  # noqa: B018
@@ -215,7 +224,7 @@ def test_generation__newer_format_is_refused(tmp_path):
 def test_part__newer_format_is_refused_and_not_taken_for_damage(tmp_path):
     path = make_published(tmp_path).part_paths()[0] / "MANIFEST.json"
     body = sealed.read(path)
-    sealed.write(path, body | {"version": 2})
+    sealed.write(path, body | {"version": 4})
 
     with pytest.raises(CacheError, match="part-0001-000001: written by a newer version") as refused:
         CacheReader.current(tmp_path)

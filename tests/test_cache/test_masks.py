@@ -3,9 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
 
-from cache.errors import CacheError
-from cache.masks import Masks, iou, packed_sizes
+from s4m_cache.errors import CacheError
+from s4m_cache.masks import Masks, iou, packed_sizes
+from s4m_cache.segmentation import encode
 
 dense_masks = st.tuples(st.integers(0, 4), st.integers(1, 21), st.integers(1, 21)).flatmap(
     lambda shape: hnp.arrays(np.bool_, shape)
@@ -76,3 +78,29 @@ def test_iou__any_pair_equals_dense_formula(pair):
 def test_masks__wrong_array_is_refused(shape, dtype):
     with pytest.raises(CacheError, match="bool \\[M, H, W\\]"):
         Masks.from_dense(np.zeros(shape, dtype))
+
+
+@given(any_masks, st.integers(0, 9), st.integers(0, 9), st.lists(st.lists(st.integers(0, 3), min_size=1)))
+def test_masks__shifted_and_united__equal_those_of_dense_masks(dense, y, x, drawn):
+    count, height, width = dense.shape
+    groups = [sorted({index % count for index in group}) for group in drawn] if count else []
+    masks = Masks.from_dense(dense)
+    moved = np.pad(dense, ((0, 0), (y, 9 - y), (x, 9 - x)))
+
+    united = masks.shifted(y, x).united([np.array(group) for group in groups])
+
+    window = (0, 0, height + 9, width + 9)
+    expected = np.array([moved[group].any(axis=0) for group in groups]).reshape(-1, *window[2:])
+    np.testing.assert_array_equal(united.dense(window), expected)
+    np.testing.assert_array_equal(united.boxes, Masks.from_dense(expected.astype(np.bool_)).boxes)
+    for mask, other in zip(united.each(window), expected, strict=True):
+        np.testing.assert_array_equal(mask, other)
+
+
+@given(any_masks)
+def test_encode__any_masks__are_as_pycocotools_encodes_them(dense):
+    height, width = dense.shape[1:]
+    found = list(encode(Masks.from_dense(dense), height, width))
+    for mask, rle in zip(dense, found, strict=True):
+        expected = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+        assert rle == {"size": [height, width], "counts": expected["counts"].decode()}

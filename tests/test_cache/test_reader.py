@@ -1,13 +1,15 @@
 import multiprocessing
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from cache.errors import CacheError
-from cache.generations import retire
-from cache.reader import CacheReader
-from test_cache.samples import assert_same_labels, make_labels, make_published
+from s4m_cache import reader as reader_module
+from s4m_cache.errors import CacheError
+from s4m_cache.generations import begin, retire
+from s4m_cache.reader import CacheReader
+from test_cache.samples import assert_same_labels, fill, make_labels, make_published, make_spec
 
 
 @pytest.fixture(scope="module")
@@ -15,12 +17,16 @@ def generation(tmp_path_factory):
     return make_published(tmp_path_factory.mktemp("cache"), [5, 3, 40, 17, 2, 9, 1000, 2**40])
 
 
-def test_read__without_raw_leaves_teachers_masks_out(generation):
+def test_read__without_raw_leaves_teachers_masks_out_unless_they_are_needed(generation):
     with CacheReader(generation) as reader:
-        labels = reader.read(17)
+        found = {image_id: reader.read(image_id) for image_id in reader.image_ids.tolist()}
 
-    assert labels.instances.raw_masks is None
-    np.testing.assert_array_equal(labels.dense(), make_labels(17).dense())
+    made = {image_id: make_labels(image_id).instances for image_id in found}
+    used = {image_id: bool((found.use_raw | found.ignored).any()) for image_id, found in made.items()}
+    assert set(used.values()) == {True, False}
+    for image_id, labels in found.items():
+        assert (labels.instances.raw_masks is not None) == used[image_id]
+        np.testing.assert_array_equal(labels.dense(), make_labels(image_id).dense())
 
 
 def test_read__window_equals_slice_of_the_whole(generation):
@@ -51,6 +57,27 @@ def test_read__closed_reader_is_refused(generation):
     reader.close()
     with pytest.raises(CacheError, match="closed"):
         reader.read(5)
+
+
+@pytest.mark.parametrize("open_images", [1, 4])
+def test_read__of_more_images_than_are_kept_open__reads_the_same(generation, open_images, monkeypatch):
+    monkeypatch.setattr(reader_module, "OPEN_IMAGES", open_images)
+    with CacheReader(generation) as reader:
+        ids = reader.image_ids.tolist()
+        for image_id in [*ids, *reversed(ids)]:
+            assert_same_labels(reader.read(image_id, raw=True), make_labels(image_id))
+            kept = [part.image_ids.size for part in reader._open.values()]
+            assert len(kept) == 1 or sum(kept) <= open_images
+
+
+def test_reader__of_many_images__holds_few_bytes_for_each(tmp_path):
+    generation = begin(tmp_path, make_spec(range(4096)))
+    fill(generation, max_images=256)
+    tracemalloc.start()
+    with CacheReader(generation) as reader:
+        held_bytes, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held_bytes / len(reader) < 32
 
 
 def test_column__all_parts_in_a_row(generation):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from cache.errors import CacheError
-from cache.masks import Masks
-from cache.records import ImageLabels, Instances, check
+from s4m_cache.errors import CacheError
+from s4m_cache.masks import Masks
+from s4m_cache.records import ImageLabels, Instances, check
 from test_cache.samples import make_labels
 
 
@@ -48,7 +48,7 @@ def test_check__label_or_box_that_does_not_fit_is_refused():
     with pytest.raises(CacheError, match=r"image 3 .*label"):
         check(labels, num_classes=int(labels.instances.labels.max()))
     small = ImageLabels(image_id=3, height=5, width=5, instances=labels.instances)
-    with pytest.raises(CacheError, match="outside"):
+    with pytest.raises(CacheError, match="not inside"):
         check(small, num_classes=3)
 
 

@@ -1,11 +1,14 @@
 """`SCHEMA.md` suffices: a reader written from it, with zarr, numpy and the standard library only."""
 
 import json
+import shutil
 import zlib
 
 import numpy as np
 import zarr
 
+from s4m_cache import sealed
+from s4m_cache.reader import CacheReader
 from test_cache.samples import make_labels, make_published
 
 
@@ -37,12 +40,12 @@ def test_schema__reader_written_from_it_sees_the_same_labels(tmp_path):
 
     folder = tmp_path / f"gen-{read_sealed(tmp_path / 'CURRENT.json')['generation']:04d}"
     description = read_sealed(folder / "generation.json")
-    assert (description["format"], description["version"]) == ("s4m-cache", 1)
+    assert (description["format"], description["version"]) == ("s4m-cache", 2)
     assert description["classes"] == ["car", "person", "tree"]
     assert description["image_ids_crc32"] == zlib.crc32((folder / "image_ids.npy").read_bytes())
     assert read_sealed(folder / "PUBLISHED.json")["quality"] == {}
 
-    seen = []
+    seen, versions = [], set()
     for part in sorted((folder / "parts").iterdir()):
         manifest = read_sealed(part / "MANIFEST.json")
         for name, (size, checksum) in manifest["files"].items():
@@ -52,20 +55,28 @@ def test_schema__reader_written_from_it_sees_the_same_labels(tmp_path):
             path.parent.name: zarr.open_array(path.parent, mode="r")[:] for path in part.glob("*/zarr.json")
         }
         assert arrays["image_id"].tolist() == manifest["image_id"]
+        assert manifest["version"] == (3 if 2 in arrays["use_raw"] else 2)
+        versions.add(manifest["version"])
         masks = unpack(arrays["bits"], arrays["bbox"], 40, 56)
         raw_masks = unpack(arrays["raw_bits"], arrays["raw_bbox"], 40, 56)
         for n, image_id in enumerate(manifest["image_id"]):
             expected = make_labels(image_id)
             rows = slice(*arrays["inst_ptr"][n : n + 2])
             assert arrays["image_hw"][n].tolist() == [40, 56]
-            np.testing.assert_array_equal(masks[rows], expected.dense())
+            use_raw, ignored = arrays["use_raw"][rows] == 1, arrays["use_raw"][rows] == 2
+            used = np.where(use_raw[:, None, None], raw_masks[rows], masks[rows])
+            np.testing.assert_array_equal(used, expected.dense())
+            np.testing.assert_array_equal(masks[rows], expected.instances.refined_masks.dense((0, 0, 40, 56)))
             np.testing.assert_array_equal(raw_masks[rows], expected.instances.raw_masks.dense((0, 0, 40, 56)))
+            np.testing.assert_array_equal(use_raw, expected.instances.use_raw)
+            np.testing.assert_array_equal(ignored, expected.instances.ignored)
             for name, field in {
-                "label": "labels", "score": "scores", "pred_iou": "pred_ious", "raw_iou": "raw_ious"
+                "label": "labels", "score": "scores", "pred_iou": "pred_ious", "raw_iou": "raw_ious",
             }.items():  # fmt: skip
                 np.testing.assert_array_equal(arrays[name][rows], getattr(expected.instances, field))
             seen.append(image_id)
     assert sorted(seen) == np.load(folder / "image_ids.npy").tolist()
+    assert versions == {2, 3}
 
 
 def test_schema__arrays_are_encoded_as_specified(tmp_path):
@@ -91,3 +102,21 @@ def test_schema__arrays_are_encoded_as_specified(tmp_path):
         assert [codec["name"] for codec in codecs] == [codec["name"] for codec in inner]
         assert codecs[1:] == inner[1:]
         assert metadata["chunk_grid"]["name"] == "regular"
+
+
+def test_schema__part_of_version_1_uses_the_refined_masks_alone(tmp_path):
+    generation = make_published(tmp_path)
+    for part in generation.part_paths():
+        shutil.rmtree(part / "use_raw")
+        manifest = read_sealed(part / "MANIFEST.json")
+        files = {name: entry for name, entry in manifest["files"].items() if not name.startswith("use_raw/")}
+        body = {**manifest, "version": 1, "files": files}
+        body.pop("crc32")
+        (part / "MANIFEST.json").write_bytes(sealed.dump(body))
+    with CacheReader(generation) as reader:
+        for image_id in reader.image_ids.tolist():
+            expected = make_labels(image_id).instances.refined_masks
+            instances = reader.read(image_id).instances
+            assert not instances.use_raw.any()
+            assert instances.raw_masks is None
+            np.testing.assert_array_equal(instances.masks.bits, expected.bits)

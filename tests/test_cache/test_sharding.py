@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.errors import CacheError
-from cache.sharding import ShardSpec
+from s4m_cache.errors import CacheError
+from s4m_cache.sharding import ShardSpec
 
 
 @given(st.sets(st.integers(-(2**63), 2**63 - 1), max_size=50), st.integers(1, 12), st.randoms())

@@ -4,13 +4,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from cache import sealed
-from cache.errors import CacheError, DamagedError, LockedError
-from cache.generations import CURRENT, begin, current, publish
-from cache.reader import CacheReader
-from cache.sharding import ShardSpec
-from cache.verify import repair, restore_current, verify
-from cache.writer import ShardWriter
+from s4m_cache import sealed
+from s4m_cache.errors import CacheError, DamagedError, LockedError
+from s4m_cache.generations import CURRENT, begin, current, publish
+from s4m_cache.reader import CacheReader
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.verify import repair, restore_current, verify
+from s4m_cache.writer import ShardWriter
 from test_cache.samples import assert_same_labels, fill, make_labels, make_published, make_spec
 
 FILES = [
@@ -90,7 +90,7 @@ def test_reader__missing_truncated_or_empty_file_is_found_at_open(generation, na
     with pytest.raises(DamagedError):
         ShardWriter(generation, ShardSpec(1, 1))
     assert not verify(generation).sound
-    generation.in_use_by_nobody().release()  # the refused ones let it go
+    generation.lock_exclusively().release()  # the refused readers released it
 
 
 def test_read__file_removed_under_an_open_reader_is_never_an_empty_mask(generation):
@@ -177,7 +177,7 @@ def test_repair__killed_before_the_old_part_was_removed_is_finished_by_the_next(
     generation = damage_last_image(tmp_path)
     damaged = verify(generation).damaged_ids.tolist()
     with monkeypatch.context() as patch:
-        patch.setattr("cache.verify.remove_folder", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("s4m_cache.verify.remove_folder", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             repair(generation)
 

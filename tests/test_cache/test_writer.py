@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import CacheError, LockedError
-from cache.generations import begin, publish
-from cache.reader import CacheReader
-from cache.sharding import ShardSpec
-from cache.writer import ShardWriter
+from s4m_cache.errors import CacheError, LockedError
+from s4m_cache.generations import begin, publish
+from s4m_cache.reader import CacheReader
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.writer import ShardWriter
 from test_cache.samples import assert_same_labels, fill, make_labels, make_published, make_spec
 
 WHOLE = ShardSpec(1, 1)
@@ -95,9 +95,9 @@ def test_writer__second_on_the_same_shard_is_refused_naming_host_and_process(gen
 WRITE_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from cache.generation import Generation
-from cache.sharding import ShardSpec
-from cache.writer import ShardWriter
+from s4m_cache.generation import Generation
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.writer import ShardWriter
 from test_cache.samples import make_labels
 with ShardWriter(Generation(Path(sys.argv[1]), 1), ShardSpec(1, 1), max_images=2) as writer:
     for image_id in range(3):

@@ -31,7 +31,9 @@ class DataSet:
             pixels = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(self.images / image["file_name"])
             self.annotate(image["id"], 3, [[2, 2, 8, 2, 8, 6]])
-            self.annotate(image["id"], 17, {"size": [HEIGHT, WIDTH], "counts": [16, 4, 364]})
+            self.annotate(
+                image["id"], 17, {"size": [HEIGHT, WIDTH], "counts": [16, 4, 364]}, bbox=[1, 0, 1, 4], area=4
+            )
 
     def annotate(self, image_id: int, category_id: int, segmentation: Any, **changes: Any) -> None:
         """Append an annotation with the next id; `changes` replace its fields."""

@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.cityscapes.convert import annotations_of, convert
-from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES, LABEL_IDS
+from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES, LABEL_IDS, draw_polygons
 from s4m_pipeline.data.cityscapes.layout import frame_key, photo_name
-from s4m_pipeline.data.cityscapes.polygons import draw_polygons
-from s4m_pipeline.errors import UserError
 
 HEIGHT, WIDTH = 12, 20
 CAR, PERSON = LABEL_IDS["car"], LABEL_IDS["person"]
@@ -139,7 +138,7 @@ def test_draw_polygons__later_ones_cover_and_covered_ones_count() -> None:
         (polygons({"label": "car", "polygon": [[1, float("nan")], [3, 4], [5, 6]]}), r"objects\[0\]"),
         (polygons({"label": "car", "polygon": [[1, 2]]}), "two or more points"),
         (polygons({"label": "car"}), "no polygon"),
-        ({**polygons(), "objects": [3]}, "no object"),
+        ({**polygons(), "objects": [3]}, "not a JSON object"),
     ],
 )  # fmt: skip
 def test_draw_polygons__malformed_annotation_is_refused(document: dict, expected: str) -> None:
@@ -180,7 +179,7 @@ def damage_polygons(root: Path) -> None:
     ("damage", "expected"),
     [
         (damage_size, "21 x 12 pixels, but the photo has 20 x 12"),
-        (damage_kind, "not a PNG of 16 bits"),
+        (damage_kind, "not a 16-bit PNG"),
         (damage_values, "pixel value 255"),
         (damage_class, "pixel value 11000"),
         (damage_bytes, "cannot be decoded"),
@@ -199,7 +198,7 @@ def test_convert__finished_files_stay_unless_forced(root: Path) -> None:
     convert(root, root / "out")
     before = (root / "out/train.json").read_bytes()
     damage_values(root)
-    with pytest.raises(UserError, match=r"train\.json and .*val\.json: already there.*--force"):
+    with pytest.raises(UserError, match=r"train\.json and .*val\.json exist already.*--force"):
         convert(root, root / "out")
     with pytest.raises(UserError, match="pixel value 255"):
         convert(root, root / "out", force=True)

@@ -1,15 +1,17 @@
 """Reading COCO JSON: what is kept, and every fault that is named."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.check import check_images
 from s4m_pipeline.data.coco import load_coco, parse_coco
 from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.data.unlabeled import load_unlabeled
-from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import truth_masks
 from s4m_pipeline.evaluation.mask_ap import mask_ap
 
@@ -51,6 +53,44 @@ def test_load_coco__no_coco_json_is_refused(tmp_path, content):
     (tmp_path / "a.json").write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=r"a\.json: not"):
         load_coco(tmp_path / "a.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (b"PK\x03\x04...", "ZIP archive: unpack"),
+        (b'<?xml version="1.0"?><annotation/>', "XML"),
+        (b"0 0.5 0.5 0.2 0.3\n1 0.1 0.1 0.2 0.2\n", "YOLO"),
+        ('{"images": ["stra\xdfe"]}'.encode("latin-1"), "UTF-8"),
+        (b'{"images": [', "incomplete"),
+    ],
+)
+def test_load_coco__other_kinds_of_files_are_told_apart(tmp_path, content, advice):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=advice):
+        load_coco(tmp_path / "a.json", tmp_path)
+
+
+def test_parse_coco__backslash_in_a_name__says_what_to_write(data_set):
+    data_set.document["images"][2]["file_name"] = "sub\\c.png"
+    (name,) = find(data_set)[1].names(Problem.FILE_OUTSIDE)
+    assert "(write / instead of" in name
+
+
+@pytest.mark.parametrize("name", ["images/a.png", "A.PNG", "http%3A/a%2Epng", "sub/a.png"])
+def test_check_images__missing_file__is_named_with_one_of_the_same_last_part(data_set, name):
+    data_set.document["images"][0]["file_name"] = name
+    found = check_images(find(data_set)[0].images)
+    assert found.names(Problem.FILE_MISSING) == [f"{name} (there is a.png)"]
+
+
+def test_load_coco__file_that_stays_the_same__is_parsed_once(data_set):
+    path = data_set.write()
+    os.utime(path, (1, 1))
+    first = load_coco(path, data_set.images)
+    assert load_coco(path, data_set.images, labeled=False) is first
+    os.utime(path, (2, 2))
+    assert load_coco(path, data_set.images) is not first
 
 
 def test_load_coco__missing_json_is_refused(tmp_path):
@@ -103,6 +143,7 @@ IMAGE_FAULTS = {
     "no width": ({"width": None}, Problem.IMAGE_FAULTY),
     "zero height": ({"height": 0}, Problem.IMAGE_FAULTY),
     "float size": ({"width": 24.0}, Problem.IMAGE_FAULTY),
+    "too thin": ({"width": 2, "height": 201}, Problem.SIZE_THIN),
     "huge size": ({"width": 10**6, "height": 10**6}, Problem.SIZE_OVER_LIMIT),
     "id twice": ({"id": 20}, Problem.IMAGE_ID_TWICE),
     "name twice": ({"file_name": "b.png"}, Problem.FILE_TWICE),
@@ -147,11 +188,22 @@ def test_parse_coco__faulty_annotation_is_named_and_left_out(data_set, change, p
     assert sum(map(len, data.annotations.values())) == 8
 
 
+def test_parse_coco__two_annotations_alike_but_for_an_absent_mask__are_no_repetition(data_set):
+    second = {**data_set.document["annotations"][0], "id": 99}
+    del second["segmentation"]
+    data_set.document["annotations"].append(second)
+    _, findings = find(data_set)
+    assert [(p, len(names)) for p, names in findings] == [(Problem.MASK_FAULTY, 1)]
+
+
 UNUSABLE = {
     "crowd": ({"iscrowd": 1}, Problem.CROWD),
     "zero-width box": ({"bbox": [2, 2, 0, 4]}, Problem.BOX_EMPTY),
     "box outside": ({"bbox": [24, 2, 5, 5]}, Problem.BOX_EMPTY),
-    "zero area": ({"area": 0}, Problem.BOX_EMPTY),
+    "shares of the image": ({"segmentation": [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]}, Problem.MASK_EMPTY),
+    "polygon beside the image": ({"segmentation": [[26, 2, 32, 2, 32, 6]]}, Problem.MASK_EMPTY),
+    "box elsewhere": ({"bbox": [12, 8, 6, 4]}, Problem.BOX_MASK_APART),
+    "points on a line": ({"segmentation": [[2, 2, 5, 4, 8, 6]]}, Problem.MASK_EMPTY),
     "empty mask": ({"segmentation": {"size": [16, 24], "counts": [384]}}, Problem.MASK_EMPTY),
 }
 
@@ -165,17 +217,38 @@ def test_parse_coco__unusable_annotation_is_warned_of_and_not_counted(data_set, 
     assert len(data.usable) == 7
 
 
+def test_parse_coco__objects_listed_twice__count_once(data_set):
+    listed = data_set.document["annotations"]
+    listed += [{**entry, "id": entry["id"] + 100} for entry in listed]
+    data, findings = find(data_set)
+    assert findings.names(Problem.OBJECT_TWICE) == [str(id_) for id_ in range(101, 109)]
+    assert sorted(data.usable) == list(range(1, 9))
+
+
+def test_parse_coco__area_of_zero__is_that_of_the_mask(data_set):
+    data_set.document["annotations"][1]["area"] = 0
+    data, findings = find(data_set)
+    assert [p for p, _ in findings] == [Problem.AREA_ABSENT]
+    assert data.instances(10)[1]["area"] == 4
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r", "\t", "\u2028"])
+def test_parse_coco__control_character_in_a_class_name__is_an_error(data_set, ending):
+    data_set.document["categories"][0]["name"] += ending
+    assert Problem.CATEGORY_NAME_FAULTY in dict(find(data_set)[1])
+
+
 def test_load_coco__only_crowd_is_refused_with_counts(data_set):
     for annotation in data_set.document["annotations"]:
         annotation["iscrowd"] = 1
-    with pytest.raises(UserError, match=r"nothing to learn from.*of 8: 8 crowd"):
+    with pytest.raises(UserError, match=r"no annotation is usable.*of 8: 8 crowd"):
         load_coco(data_set.write(), data_set.images)
 
 
-def test_load_coco__only_crowd_in_unlabelled_data__gives_the_images(data_set):
+def test_load_coco__only_crowd_in_unlabeled_data__gives_the_images(data_set):
     for annotation in data_set.document["annotations"]:
         annotation["iscrowd"] = 1
-    data = load_coco(data_set.write(), data_set.images, labelled=False)
+    data = load_coco(data_set.write(), data_set.images, labeled=False)
     assert [image.id for image in data.images] == [10, 20, 30, 40]
     assert not data.usable
     assert load_unlabeled(data_set.json_path, data_set.images).annotated is None
@@ -196,7 +269,10 @@ def test_load_coco__polygon_of_too_few_points__is_dropped_and_the_rest_evaluated
     polygons = [short, TRIANGLE] if short_comes_first else [TRIANGLE, short]
     data_set.document["annotations"][0]["segmentation"] = polygons
     data = load_coco(data_set.write(), data_set.images)
-    masks, expected = (truth_masks(truth, truth.images[0]).masks for truth in (data, whole))
+    image = whole.images[0]
+    masks, expected = (
+        truth_masks(truth, image).masks.dense((0, 0, image.height, image.width)) for truth in (data, whole)
+    )
     assert expected.any()
     np.testing.assert_array_equal(masks, expected)
     predictions = [
@@ -210,7 +286,7 @@ ABSENT = {"bbox": Problem.BOX_ABSENT, "area": Problem.AREA_ABSENT, "iscrowd": Pr
 
 
 @pytest.mark.parametrize("backend", ["pycocotools", "faster_coco_eval"])
-def test_load_coco__annotations_without_box_area_and_iscrowd__are_learnt_from_and_evaluated(
+def test_load_coco__annotations_without_box_area_and_iscrowd__are_learned_from_and_evaluated(
     data_set, backend
 ):
     """They have those of their masks; of both kinds of run lengths, too."""
@@ -258,11 +334,11 @@ def test_parse_coco__absent_box_and_area_that_follow_from_nothing__are_no_furthe
     assert 1 not in data.usable
 
 
-def test_load_coco__no_annotations_are_refused_only_when_labelled(data_set):
+def test_load_coco__no_annotations_are_refused_only_when_labeled(data_set):
     data_set.document["annotations"] = []
     with pytest.raises(UserError, match="the file has no annotations"):
         load_coco(data_set.write(), data_set.images)
-    assert len(load_coco(data_set.json_path, data_set.images, labelled=False).images) == 4
+    assert len(load_coco(data_set.json_path, data_set.images, labeled=False).images) == 4
 
 
 def test_parse_coco__unused_class_empty_image_id_zero_and_order_are_told(data_set):
@@ -271,7 +347,7 @@ def test_parse_coco__unused_class_empty_image_id_zero_and_order_are_told(data_se
     data_set.document["annotations"][0]["id"] = 0
     _, findings = find(data_set)
     assert dict(findings) == {
-        Problem.CATEGORY_ORDER: ["40 comes first, 3 is lowest"],
+        Problem.CATEGORY_ORDER: ["first is 40, lowest is 3"],
         Problem.CATEGORY_UNUSED: ["owl"],
         Problem.ANNOTATION_ID_ZERO: ["0"],
         Problem.IMAGE_WITHOUT_INSTANCE: ["sub/d.png"],

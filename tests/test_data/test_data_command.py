@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.check import check_images, check_validation
 from s4m_pipeline.data.coco import parse_coco
 from s4m_pipeline.data.findings import Problem
-from s4m_pipeline.errors import UserError
-from stages.data import app
+from s4m_stages.data import app
 from tests.test_data.conftest import HEIGHT, WIDTH
 
 
@@ -45,7 +45,7 @@ def test_check_images__every_fault_is_found_and_nothing_modified(data_set):
         Problem.SIZE_DIFFERS,
     }
     assert found[Problem.FILE_MISSING] == ["b.png"]
-    assert found[Problem.SIZE_DIFFERS] == ["sub/d.png (JSON: 24 x 16, upright file: 25 x 16)"]
+    assert found[Problem.SIZE_DIFFERS] == ["sub/d.png (JSON: 24 x 16, file when upright: 25 x 16)"]
 
 
 def test_check_images__rotation_that_fits_the_json_is_a_warning(data_set):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, TiffImagePlugin
 
-from cache.errors import CacheError
-from cache.limits import max_pixels
+from s4m_cache.errors import CacheError
+from s4m_cache.limits import max_pixels
 from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.data.images import ImageError, read_header, read_rgb
 
@@ -75,7 +76,7 @@ def test_read_rgb__orientation_in_the_xmp_of_a_tiff_is_turned_upright(tmp_path):
     assert (header.height, header.width) == rgb.shape[:2] == (24, 16)
 
 
-def test_read_rgb__cmyk_jpeg_becomes_the_same_colours(tmp_path):
+def test_read_rgb__cmyk_jpeg_becomes_the_same_colors(tmp_path):
     Image.fromarray(RED_TOP).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     rgb, _ = read_rgb(tmp_path / "a.jpg")
     assert rgb.dtype == np.uint8
@@ -83,7 +84,7 @@ def test_read_rgb__cmyk_jpeg_becomes_the_same_colours(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
-def test_read_rgb__sixteen_bit_grey_takes_the_high_byte(tmp_path, name):
+def test_read_rgb__sixteen_bit_gray_takes_the_high_byte(tmp_path, name):
     values = np.linspace(0, 65535, 24 * 16).astype(np.uint16).reshape(16, 24)
     Image.fromarray(values).save(tmp_path / name)
     rgb, _ = read_rgb(tmp_path / name)
@@ -95,7 +96,7 @@ def png_chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + checksum
 
 
-def test_read_rgb__sixteen_bit_colour_takes_the_high_byte(tmp_path):
+def test_read_rgb__sixteen_bit_color_takes_the_high_byte(tmp_path):
     values = np.arange(6 * 4 * 3, dtype=np.uint16).reshape(4, 6, 3) * 900
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = struct.pack(">IIBBBBB", 6, 4, 16, 2, 0, 0, 0)
@@ -105,19 +106,62 @@ def test_read_rgb__sixteen_bit_colour_takes_the_high_byte(tmp_path):
     assert (rgb == values >> 8).all()
 
 
-def test_read_rgb__alpha_is_dropped_and_colours_stay(tmp_path):
+def test_read_rgb__alpha_is_dropped_and_colors_stay(tmp_path):
     rgba = np.dstack([RED_TOP, np.zeros((16, 24), np.uint8)])
     Image.fromarray(rgba).save(tmp_path / "a.png")
     assert (read_rgb(tmp_path / "a.png")[0] == RED_TOP).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA"])
-def test_read_rgb__grey_bilevel_and_palette_have_three_channels(tmp_path, mode):
+def test_read_rgb__gray_bilevel_and_palette_have_three_channels(tmp_path, mode):
     image = Image.fromarray(RED_TOP).convert("L").point(lambda v: 255 if v else 0).convert(mode)
     image.save(tmp_path / "a.png")
     rgb, _ = read_rgb(tmp_path / "a.png")
     assert (rgb[0, 0] == 255).all()
     assert (rgb[-1, 0] == 0).all()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite", "rgb", "palette", "separated"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_read_rgb__tiff_of_any_photometric_interpretation__has_its_colors_or_is_refused(
+    tmp_path, kind, photometric, planar
+):
+    gray = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
+    color = np.stack([gray, gray[::-1], gray[:, ::-1]], axis=2)
+    stored = {
+        "minisblack": gray,
+        "miniswhite": 255 - gray,
+        "rgb": color,
+        "palette": gray,
+        "separated": np.concatenate([255 - color, np.zeros_like(gray)[..., None]], axis=2),
+    }[photometric]
+    samples = stored.astype(kind) * (257 if kind is np.uint16 else 1)
+    if planar == "separate" and samples.ndim == 3:
+        samples = np.moveaxis(samples, 2, 0)
+    values = np.arange(256 if kind is np.uint8 else 65536)
+    tables = np.stack([values, values[::-1], values]) * (257 if kind is np.uint8 else 1)
+    extra = {"colormap": tables.astype(np.uint16)} if photometric == "palette" else {}
+    if samples.ndim == 3:
+        extra["planarconfig"] = planar
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, samples, photometric=photometric, **extra)
+    expected = color if stored.ndim == 3 else np.repeat(gray[..., None], 3, axis=2)
+    if photometric == "palette":
+        expected = np.stack([gray, 255 - gray, gray], axis=2)
+    try:
+        pixels, _ = read_rgb(path)
+    except ImageError:
+        assert kind is np.uint16
+        assert photometric == "palette" or planar == "separate"
+    else:
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_read_rgb__signed_tiff__is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((4, 6), -3, np.int8), photometric="minisblack")
+    with pytest.raises(ImageError, match="signed pixels"):
+        read_rgb(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
@@ -177,7 +221,7 @@ def test_max_pixels__of_the_environment__is_taken_or_refused():
     assert max_pixels({}) == 100_000_000
     assert max_pixels({"S4M_MAX_PIXELS": "5"}) == 5
     for faulty in ("", "0", "-5", "1e9", "many"):
-        with pytest.raises(CacheError, match=f"S4M_MAX_PIXELS={faulty} in the environment: expected"):
+        with pytest.raises(CacheError, match=f"S4M_MAX_PIXELS={faulty}: expected"):
             max_pixels({"S4M_MAX_PIXELS": faulty})
 
 
@@ -192,7 +236,7 @@ def test_read_rgb__limit_of_the_environment__reaches_every_reader(tmp_path):
         text=True,
     )
     assert "30 x 20 pixels, more than the limit of 599" in done.stderr
-    assert "S4M_MAX_PIXELS in the environment" in done.stderr
+    assert "everywhere with S4M_MAX_PIXELS" in done.stderr
 
 
 def test_read_rgb__damaged_exif_counts_as_upright(tmp_path):

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from cache.segmentation import decode_counts
+from s4m_cache.segmentation import SegmentationError, decode, decode_counts
 from s4m_pipeline.data.findings import Problem
-from s4m_pipeline.data.segmentation import mask_fault
+from s4m_pipeline.data.segmentation import mask_faults, pack_segmentations
 
 HEIGHT, WIDTH = 16, 24
 SIZE = [HEIGHT, WIDTH]
@@ -54,9 +54,8 @@ rle_like = st.fixed_dictionaries(
 
 
 @given(json_values | rle_like | st.lists(st.lists(st.floats() | st.integers(), max_size=9)))
-def test_mask_fault__what_passes_is_decoded_by_native_code(segmentation):
-    fault = mask_fault(segmentation, HEIGHT, WIDTH)
-    if fault is None:
+def test_mask_faults__what_passes_is_decoded_by_native_code(segmentation):
+    if not mask_faults(segmentation, None, HEIGHT, WIDTH):
         segmentation = json.loads(json.dumps(segmentation))
         if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
             segmentation = coco_mask.frPyObjects(segmentation, HEIGHT, WIDTH)
@@ -94,9 +93,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("segmentation", "problem"), FAULTS.values(), ids=FAULTS)
-def test_mask_fault__malformed_mask_is_named(segmentation, problem):
-    fault = mask_fault(segmentation, HEIGHT, WIDTH)
-    assert fault is not None
+def test_mask_faults__malformed_mask_is_named(segmentation, problem):
+    (fault,) = mask_faults(segmentation, None, HEIGHT, WIDTH)
     assert fault.problem is problem
 
 
@@ -105,5 +103,59 @@ def test_mask_fault__malformed_mask_is_named(segmentation, problem):
     [[[1, 1, 5, 1, 5, 5]], [[-1.5, 0, 25, 0, 25, 17.0]], {"size": SIZE, "counts": encode(SOUND)}],
     ids=["polygon", "polygon a little outside", "compressed"],
 )
-def test_mask_fault__sound_mask_has_none(segmentation):
-    assert mask_fault(segmentation, HEIGHT, WIDTH) is None
+def test_mask_faults__sound_mask_has_none(segmentation):
+    assert mask_faults(segmentation, None, HEIGHT, WIDTH) == []
+
+
+coordinates = st.floats(-8, 32, width=32)
+slivers = st.builds(
+    lambda x, y, run, rise, wide: [x, y, x + run, y + rise, x + run, y + rise + wide, x, y + wide],
+    *[st.floats(0, 10) for _ in range(4)],
+    st.floats(0, 2),
+)
+
+
+@given(st.lists(coordinates, min_size=6, max_size=20).filter(lambda found: len(found) % 2 == 0) | slivers)
+def test_mask_faults__polygon_is_empty_exactly_if_it_is_drawn_without_pixels(polygon):
+    drawn = coco_mask.merge(coco_mask.frPyObjects([polygon], HEIGHT, WIDTH))
+    found = [fault.problem for fault in mask_faults([polygon], None, HEIGHT, WIDTH)]
+    assert found == ([] if coco_mask.area(drawn) else [Problem.MASK_EMPTY])
+
+
+LOW = np.zeros((HEIGHT, WIDTH), np.uint8)
+LOW[8:14, 12:20] = 1
+APART = {
+    "corners for a size": [12, 8, 20, 14],
+    "half the scale": [6, 4, 4, 3],
+    "beside it": [0, 1, 4, 4],
+}
+
+
+@pytest.mark.parametrize("box", APART.values(), ids=APART)
+@pytest.mark.parametrize(
+    "segmentation",
+    [[[12, 8, 20, 8, 20, 14, 12, 14]], {"size": SIZE, "counts": encode(LOW)}],
+    ids=["polygon", "RLE"],
+)
+def test_mask_faults__box_far_from_the_mask__is_named(segmentation, box):
+    (fault,) = mask_faults(segmentation, box, HEIGHT, WIDTH)
+    assert fault.problem is Problem.BOX_MASK_APART
+    assert mask_faults(segmentation, [13, 9, 7, 5], HEIGHT, WIDTH) == []
+
+
+points = st.floats(-5, 30) | st.integers(-5, 30)
+polygons = st.lists(st.lists(points, min_size=6, max_size=12).filter(lambda p: len(p) % 2 == 0), min_size=1)
+masks = arrays(np.uint8, tuple(SIZE), elements=st.integers(0, 1))
+
+
+@given(st.lists(polygons | masks.map(lambda mask: {"size": SIZE, "counts": encode(mask)}), max_size=4))
+def test_pack_segmentations__pixels_are_those_of_the_whole_mask(segmentations):
+    packed = pack_segmentations(segmentations, HEIGHT, WIDTH)
+    assert len(packed) == len(segmentations)
+    for mask, segmentation in zip(packed.dense((0, 0, HEIGHT, WIDTH)), segmentations, strict=True):
+        assert np.array_equal(mask, decode(segmentation, HEIGHT, WIDTH))
+
+
+def test_pack_segmentations__malformed_one__is_refused():
+    with pytest.raises(SegmentationError):
+        pack_segmentations([[[1, 2, 3]]], HEIGHT, WIDTH)

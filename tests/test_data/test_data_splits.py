@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.leak import check_leak
 from s4m_pipeline.data.split_files import refuse_overwrite, write_split
 from s4m_pipeline.data.splits import choose_listed, choose_percent, split_folder, split_listed, split_percent
-from s4m_pipeline.errors import UserError
 
 names = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=60, unique=True)
 percents = st.floats(0.1, 99.9)
@@ -83,15 +83,15 @@ def test_choose_listed__folder_and_ending_may_differ(tmp_path, listed, meant):
 def test_choose_listed__annotation_files_of_cityscapes_mean_their_photos(tmp_path, listed):
     names = ["ulm/ulm_000003_000019_leftImg8bit.png", "ulm/ulm_000004_000019_leftImg8bit.png"]
     assert choose_listed(names, [listed], tmp_path) == names[:1]
-    with pytest.raises(UserError, match="fit no image of the data set: jena/ulm_000003_000019_gtFine_color"):
+    with pytest.raises(UserError, match=r"match no image .*: jena/ulm_000003_000019_gtFine_color"):
         choose_listed(names, ["jena/ulm_000003_000019_gtFine_color.png"], tmp_path)
 
 
 def test_choose_listed__unknown_and_ambiguous_names_are_refused_together(tmp_path):
     with pytest.raises(UserError) as caught:
         choose_listed(NAMES, ["a.png", "nope.png", "z/b.c.png", "d.png"], tmp_path)
-    assert "2 names fit no image of the data set: nope.png, z/b.c.png" in str(caught.value)
-    assert "1 names fit several images, give their folder: a.png (x/a.png or y/a.png)" in str(caught.value)
+    assert "2 names match no image of the data set: nope.png, z/b.c.png" in str(caught.value)
+    assert "1 names match several images, add folders: a.png (x/a.png or y/a.png)" in str(caught.value)
 
 
 def test_split_percent__parts_are_disjoint_and_complete(data_set):
@@ -101,7 +101,7 @@ def test_split_percent__parts_are_disjoint_and_complete(data_set):
     assert len(split.labeled) == len(split.unlabeled) == 2
 
 
-def test_write_split__unlabelled_part_has_no_annotations_and_labelled_only_its_own(data_set, tmp_path):
+def test_write_split__unlabeled_part_has_no_annotations_and_labeled_only_its_own(data_set, tmp_path):
     data = load(data_set)
     record = write_split(data, split_percent(data, 25, seed=0), [], tmp_path / "out")
     labeled = load_coco(tmp_path / "out/labeled.json", data.images_root)
@@ -150,23 +150,23 @@ def test_split_listed__unusable_list_is_refused(data_set, tmp_path, content):
         split_listed(load(data_set), tmp_path / "list.txt")
 
 
-def test_split_listed__all_images_leave_nothing_unlabelled(data_set, tmp_path):
+def test_split_listed__all_images_leave_nothing_unlabeled(data_set, tmp_path):
     (tmp_path / "list.txt").write_text("a\nb\nc\nd\n")
-    with pytest.raises(UserError, match="none is left unlabelled"):
+    with pytest.raises(UserError, match="no unlabeled images remain"):
         split_listed(load(data_set), tmp_path / "list.txt")
 
 
-def test_split_listed__labelled_images_without_instance_are_refused(data_set, tmp_path):
+def test_split_listed__labeled_images_without_instance_are_refused(data_set, tmp_path):
     data_set.document["annotations"] = data_set.document["annotations"][2:]
     (tmp_path / "list.txt").write_text("a.png\n")
-    with pytest.raises(UserError, match="none of the 1 images to label has a usable instance"):
+    with pytest.raises(UserError, match="none of the 1 labeled images has a usable instance"):
         split_listed(load(data_set), tmp_path / "list.txt")
 
 
 def test_split_folder__takes_new_images_upright_and_leaves_known_ones_out(data_set, validation_set, tmp_path):
     folder = tmp_path / "pool"
     (folder / "deep").mkdir(parents=True)
-    shutil.copy(data_set.image_path(0), folder / "labelled under another name.png")
+    shutil.copy(data_set.image_path(0), folder / "labeled under another name.png")
     shutil.copy(validation_set.image_path(2), folder / "deep/validation.png")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -182,7 +182,7 @@ def test_split_folder__takes_new_images_upright_and_leaves_known_ones_out(data_s
     assert found == [(41, "b.png", 9, 7), (42, "deep/new.JPG", 16, 24)]
     assert split.method["left_out"] == 2
     write_split(data, split, [], tmp_path / "out")
-    assert len(load_coco(tmp_path / "out/unlabeled.json", folder, labelled=False).images) == 2
+    assert len(load_coco(tmp_path / "out/unlabeled.json", folder, labeled=False).images) == 2
 
 
 def test_split_folder__faulty_files_are_named_together(data_set, tmp_path):
@@ -190,10 +190,19 @@ def test_split_folder__faulty_files_are_named_together(data_set, tmp_path):
     folder.mkdir()
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.jpg").write_bytes(b"hello")
-    (folder / "out.png").symlink_to(data_set.image_path(0))
     with pytest.raises(UserError) as caught:
         split_folder(load(data_set), folder)
-    assert all(name in str(caught.value) for name in ("empty.png", "text.jpg", "out.png"))
+    assert all(name in str(caught.value) for name in ("empty.png", "text.jpg"))
+
+
+def test_split_folder__link_out_of_the_folder__is_refused_by_name(data_set, tmp_path):
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    Image.new("L", (9, 7)).save(folder / "b.png")
+    Image.new("L", (9, 8)).save(tmp_path / "elsewhere.png")
+    (folder / "out.png").symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(UserError, match=r"point outside.*: out\.png"):
+        split_folder(load(data_set), folder)
 
 
 @pytest.mark.parametrize("exists", [True, False], ids=["empty", "missing"])

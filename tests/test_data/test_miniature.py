@@ -11,18 +11,19 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
+from s4m_cache.segmentation import encode
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.check import check_images
 from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES, LABEL_IDS, label_of
 from s4m_pipeline.data.coco import load_coco, parse_coco
 from s4m_pipeline.data.leak import check_leak
 from s4m_pipeline.data.miniature import cityscapes, coco
-from s4m_pipeline.data.miniature.coco_categories import COCO_CATEGORIES
+from s4m_pipeline.data.miniature.coco import COCO_CATEGORIES
 from s4m_pipeline.data.splits import split_percent
-from s4m_pipeline.errors import UserError
 from s4m_pipeline.evaluation.ground_truth import truth_masks
 from s4m_pipeline.evaluation.mask_ap import mask_ap
-from s4m_pipeline.options.experiment import load_experiment
-from stages.data import app
+from s4m_stages.data import app
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -111,8 +112,7 @@ def test_mask_ap__truth_of_the_coco_miniature_as_predictions_gives_100(mini_coco
     predictions = []
     for image in truth.images:
         found = truth_masks(truth, image)
-        for label, mask in zip(found.labels, found.masks, strict=True):
-            rle = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
+        for label, rle in zip(found.labels, encode(found.masks, image.height, image.width), strict=True):
             category = truth.categories[label].id
             predictions.append(
                 {"image_id": image.id, "category_id": category, "score": 0.9, "segmentation": rle}
@@ -135,7 +135,7 @@ def test_run_lengths__of_any_mask__are_what_pycocotools_reads() -> None:
 )
 def test_miniature__is_not_drawn_into_other_data(tmp_path: Path, write, taken: str) -> None:
     (tmp_path / taken).mkdir()
-    with pytest.raises(UserError, match=rf"holds other data .*{taken}"):
+    with pytest.raises(UserError, match=rf"holds different data .*{taken}"):
         write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [taken]
 
@@ -192,11 +192,12 @@ def test_documented_commands__on_the_miniature__write_what_the_configs_read(
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, (command, done.output, done.exception)
     percent = commands[-1][-1].rpartition("/")[2]
-    options, _ = load_experiment(REPOSITORY / f"configs/{data_set}/{data_set}_{percent}.py", [])
+    split = [f"data.{part}=splits/{percent}/{part}.json" for part in ("labeled", "unlabeled")]
+    options, _ = load_experiment(REPOSITORY / f"configs/{data_set}/{data_set}.py", split)
     data = options.data
     sets = [
         load_coco(data.path(data.labeled), data.path(data.train_images)),
-        load_coco(data.path(data.unlabeled), data.path(data.train_images), labelled=False),
+        load_coco(data.path(data.unlabeled), data.path(data.train_images), labeled=False),
         load_coco(*data.split("val")),
     ]
     for found in sets:

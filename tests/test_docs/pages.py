@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.reference import PAGE
+from s4m_stages.reference import PAGE
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STAND_IN = ROOT / "configs/demo/demo.py"
 """Config that `--set` is tried on where a page names one that its reader is to write."""
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
@@ -60,8 +60,8 @@ def lines_of(page: Path, block: str) -> Iterator[Line]:
 
 
 def without_launcher(words: list[str]) -> list[str]:
-    """The command that srun or torchrun starts: from `s4m` or `make` on, or from what follows `-m stages`."""
-    if "-m" in words and words[words.index("-m") + 1] == "stages":
+    """The command that srun or torchrun starts: from `s4m` or `make` on, or what follows `-m s4m_stages`."""
+    if "-m" in words and words[words.index("-m") + 1] == "s4m_stages":
         return ["s4m", *words[words.index("-m") + 2 :]]
     begins = [words.index(program) for program in ("s4m", "make") if program in words]
     return words[min(begins, default=0) :]

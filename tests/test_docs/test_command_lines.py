@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from s4m_pipeline.options.experiment import load_experiment
-from stages.cli import build_app
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_stages.cli import build_app
 from tests.test_docs.pages import LINES, ROOT, STAND_IN, target_rules
 
 

@@ -16,8 +16,8 @@ import torch
 
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
-from stages.cli import build_app
-from stages.reference import PAGE
+from s4m_stages.cli import build_app
+from s4m_stages.reference import PAGE
 from tests.test_docs.pages import BLOCKS, PAGES, ROOT, blocks
 
 TEACHER = "work_dirs/demo/teacher/weights.safetensors"
@@ -29,6 +29,7 @@ STAND_INS = {
     "CACHE": "work_dirs/demo/cache",
     "3/8": "1/1",
     "4": "2",  # devices
+    "20": "2",  # images to suggest
     "work_dirs/demo/student/iter_600.pth": "work_dirs/demo/student/iter_3.pth",
 }
 STEPS = {"iterations": 3, "batch_size": 4, "validate_every": 3, "checkpoint_every": 1, "workers": 0}
@@ -53,10 +54,12 @@ PROMISED = {
         "for_mmdet/mmdet_checkpoint.pth",
         "work_dirs/coins/evaluation.json",
     ],
+    "data.md": ["from_yolo.json", "from_labelme.json", "from_label_images.json"],
     "export.md": ["not_averaged.safetensors", "labels.json", "for_yolo/data.yaml"],
     "predict.md": ["answers/predictions.json", "answers/pictures"],
     "report.md": ["work_dirs/demo/report.html", "work_dirs/demo/augmentation.png"],
-    "student.md": ["work_dirs/demo/arp.png", "work_dirs/control/student/weights.safetensors"],
+    "suggest.md": ["work_dirs/demo/suggested.png", "task/annotations.json", "data/demo/more/labeled.json"],
+    "student.md": ["work_dirs/demo/augmentation.png", "work_dirs/demo/control/weights.safetensors"],
 }
 
 
@@ -67,10 +70,10 @@ def s4m(*words: str) -> None:
         given = {word.partition("=")[0] for word in words}
         for key, value in SCHEDULE.items():
             words += ("--set", f"{key}={value}") if key not in given else ()
-    if words[0] in TRAINING:
+    if words[0] in (*TRAINING, "run"):
         words += ("--overwrite",)
-    if "--devices" in words:  # starts this very command line several times
-        subprocess.run([sys.executable, "-m", "stages", *words], check=True, timeout=300)
+    if {"--devices", "--workers"} & {*words}:  # starts this very command line several times
+        subprocess.run([sys.executable, "-m", "s4m_stages", *words], check=True, timeout=300)
     else:
         assert build_app()(list(words), standalone_mode=False) in (None, 0), words
 
@@ -109,6 +112,15 @@ def test_page__what_it_says_to_type_runs(page: Path, request, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     if page.name == "cache.md":
         s4m("cache", "import", "CACHE", "in.json")  # a second generation, to compare with
+    if page.name == "data.md":
+        for kind, folder in (
+            ("yolo", "for_yolo"),
+            ("labelme", "for_labelme"),
+            ("label-images", "label-images"),
+        ):
+            s4m("export", "labels", "labels.json", folder, "--format", kind)
+        Path("for_yolo/images").symlink_to(tmp_path / "photos")
+        shutil.copytree("photos", "for_labelme", dirs_exist_ok=True)
     if page.name == "export.md":
         Path("labels.json").unlink()  # a reader's own, for other pages
     names = python_names()

@@ -8,7 +8,15 @@ import re
 
 from tests.test_docs.pages import BLOCKS, PAGES
 
-NEEDS_NOTHING = ("s4m data demo", "s4m data coins", "s4m data miniature", "s4m doctor", "make ")
+NEEDS_NOTHING = (
+    "s4m data demo",
+    "s4m data coins",
+    "s4m data crowds",
+    "s4m data miniature",
+    "s4m bench limits",
+    "s4m doctor",
+    "make ",
+)
 
 
 def test_blocks__with_commands__say_what_they_need_or_need_nothing():

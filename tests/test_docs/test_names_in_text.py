@@ -5,9 +5,9 @@ import re
 from functools import cache
 from typing import Any
 
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.experiment import load_experiment
-from stages.reference import commands
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
+from s4m_stages.reference import commands
 from tests.test_docs.pages import PAGES, ROOT, SPANS, STAND_IN, target_rules
 
 GROUPS = ("data", "teacher", "sam", "sd", "refine", "student")
@@ -31,7 +31,7 @@ def test_s4m__in_the_text__names_commands_and_options_that_exist():
         depth = max(
             n for n in range(len(words) + 1) if n == 0 or n == 1 or " ".join(words[:n]) in options_of()
         )
-        known = options_of().get(" ".join(words[:depth]), {"--quiet", "--version", "--help"})
+        known = options_of().get(" ".join(words[:depth]), {"--quiet", "--debug", "--version", "--help"})
         if words[:2] == ["s4m", "report"]:
             known = known | options_of()["s4m report page"]
         options = {word for word in words if re.match(r"--?[a-z]", word)}

@@ -1,6 +1,6 @@
 """The page that is made of the commands' own help."""
 
-from stages.reference import PAGE, reference
+from s4m_stages.reference import PAGE, reference
 
 
 def test_reference__of_all_commands__is_up_to_date():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from s4m_pipeline.engine import parts as build
-from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.registry import register_all
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.registry import register_all
 from tests.test_hyperparameters.experiments import BENCHMARKS, NUM_CLASSES, Built
 
 
@@ -17,7 +17,7 @@ def built(request: pytest.FixtureRequest) -> Built:
     from mmdet.registry import MODELS
 
     name = request.param
-    options, parts = load_experiment(BENCHMARKS[name].config(10, smoke=False), [])
+    options, config = load_experiment(BENCHMARKS[name].config(), [])
     with torch.device("meta"):
-        network = MODELS.build(build.model_config(parts["model"], NUM_CLASSES[name]))
-    return Built(name, options, parts, network)
+        network = MODELS.build(model_config(config["model"], NUM_CLASSES[name]))
+    return Built(name, options, config, network)

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from s4m_pipeline.options.experiment import Options
-from s4m_pipeline.reproduction.benchmarks import CITYSCAPES, COCO
+from s4m_pipeline.config.experiment import Options
+from s4m_pipeline.config.published import CITYSCAPES, COCO
 
 BENCHMARKS = {"cityscapes": CITYSCAPES, "coco": COCO}
 NUM_CLASSES = {"cityscapes": 8, "coco": 80}
@@ -18,6 +18,6 @@ class Built:
 
     name: str
     options: Options
-    parts: dict[str, Any] = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
     network: nn.Module = field(repr=False)
     """On the meta device."""

@@ -13,7 +13,7 @@ from tests.test_hyperparameters.experiments import Built
 def _transform(built: Built, pipeline: str, kind: str) -> Any:
     from mmdet.registry import TRANSFORMS
 
-    (config,) = (step for step in built.parts[pipeline] if step["type"] == kind)
+    (config,) = (step for step in built.config[pipeline] if step["type"] == kind)
     return TRANSFORMS.build(config)
 
 
@@ -54,7 +54,7 @@ def test_geometry__of_coco__jitters_scales_from_a_tenth_to_two(built: Built) -> 
     assert crop(_blank(1500, 2000))["img"].shape == (1024, 1024, 3)
     assert crop(_blank(80, 102))["img"].shape == (80, 102, 3)
 
-    preprocessor = MODELS.build(built.parts["model"]["data_preprocessor"])
+    preprocessor = MODELS.build(built.config["model"]["data_preprocessor"])
     batch = {"inputs": [torch.zeros(3, 80, 102, dtype=torch.uint8)], "data_samples": [_sample(80, 102)]}
     assert preprocessor(batch, training=True)["inputs"].shape == (1, 3, 1024, 1024)
 

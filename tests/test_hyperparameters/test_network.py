@@ -28,7 +28,7 @@ def test_network__has_the_papers_head(part: str, expected: object, built: Built)
 
 def test_network__weighs_classes_by_1_and_no_object_by_a_tenth(built: Built) -> None:
     classes = NUM_CLASSES[built.name]
-    assert built.network.panoptic_head.loss_cls.class_weight == [1.0] * classes + [0.1]
+    assert built.network.panoptic_head.class_weight == [1.0] * classes + [0.1]
 
 
 def test_network__matches_queries_by_the_weights_of_its_losses(built: Built) -> None:

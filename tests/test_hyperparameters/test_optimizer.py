@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from s4m_pipeline.engine import parts as build
+from s4m_pipeline.train.runner import optim_wrapper, schedulers
 from tests.test_hyperparameters.experiments import Built
 
 UNDECAYED_EMBEDDINGS = ("query_embed", "query_feat", "level_embed")
@@ -16,7 +16,7 @@ DECAYED_LEVELS = "panoptic_head.pixel_decoder.level_encoding.weight"  # as in Ma
 def test_optimizer__every_weight_has_the_papers_rate_and_decay(built: Built) -> None:
     from mmengine.optim import build_optim_wrapper
 
-    wrapper = build_optim_wrapper(built.network, build.optim_wrapper(built.parts["optim_wrapper"], "fp32"))
+    wrapper = build_optim_wrapper(built.network, optim_wrapper(built.config["optim_wrapper"], "fp32"))
     assert type(wrapper.optimizer) is torch.optim.AdamW
     found = {id(weight): group for group in wrapper.param_groups for weight in group["params"]}
     expected = {id(weight): (name, decay) for name, weight, decay in _weights_and_decays(built.network)}
@@ -47,9 +47,9 @@ def _weights_and_decays(network: nn.Module) -> Iterator[tuple[str, nn.Parameter,
 def test_gradients__are_clipped_together_to_a_norm_of_a_hundredth(built: Built) -> None:
     from mmengine.optim import build_optim_wrapper
 
-    settings = {**built.parts["optim_wrapper"], "paramwise_cfg": None}
+    settings = {**built.config["optim_wrapper"], "paramwise_cfg": None}
     network = nn.Linear(3, 2)
-    wrapper = build_optim_wrapper(network, build.optim_wrapper(settings, "fp32"))
+    wrapper = build_optim_wrapper(network, optim_wrapper(settings, "fp32"))
     network.weight.grad, network.bias.grad = torch.full((2, 3), 7.0), torch.full((2,), -3.0)
     wrapper._clip_grad()
     clipped = torch.cat([network.weight.grad.flatten(), network.bias.grad])
@@ -70,7 +70,7 @@ def test_learning_rate__at_given_steps_is_the_papers(stage: str, built: Built) -
 
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-4)
     iterations = getattr(built.options, stage).iterations
-    (config,) = build.schedulers(built.parts["param_scheduler"], iterations) or []
+    (config,) = schedulers(built.config["param_scheduler"], iterations) or []
     schedule = PARAM_SCHEDULERS.build(config, default_args={"optimizer": optimizer})
     expected = RATES[built.name]
     found = {}

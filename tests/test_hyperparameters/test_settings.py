@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.data.splits import choose_percent
-from s4m_pipeline.losses.structural import HUBER_DELTA
-from s4m_pipeline.options.experiment import load_experiment
+from s4m_pipeline.models.structural import HUBER_DELTA
 from tests.test_hyperparameters.experiments import BENCHMARKS, Built
 
 NUM_IMAGES = {"cityscapes": 2_975, "coco": 118_287}
@@ -15,6 +15,10 @@ BOTH = {
     "teacher.precision": "bf16",
     "teacher.init_from": "torchvision://resnet50",
     "teacher.ema": None,
+    "teacher.keep": "last",
+    "student.keep": "last",
+    "teacher.patience": None,
+    "student.patience": None,
     "sd.enabled": True,
     "sd.weight": 1.0,
     "sd.points": 128,
@@ -79,32 +83,25 @@ def test_sam__is_the_large_one_and_distances_are_huber_of_delta_1(built: Built) 
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_configs__of_all_percents__differ_in_their_split_alone(name: str) -> None:
+def test_config__reads_the_files_of_the_benchmark_and_the_split_of_10_percent(name: str) -> None:
     benchmark = BENCHMARKS[name]
-    loaded = {
-        percent: load_experiment(benchmark.config(percent, smoke=False), []) for percent in benchmark.paper
-    }
-    for percent, (options, parts) in loaded.items():
-        folder = f"splits/{percent:02d}"
-        assert (options.data.labeled, options.data.unlabeled) == (
-            f"{folder}/labeled.json",
-            f"{folder}/unlabeled.json",
-        )
-        assert options.data.train_images == benchmark.train_images
-        assert (options.data.val, options.data.val_images) == (benchmark.val_json, benchmark.val_images)
-        assert {**parts, "data": None} == {**loaded[10][1], "data": None}
+    data = load_experiment(benchmark.config(), [])[0].data
+    folder = benchmark.split_folder(10)
+    assert (data.labeled, data.unlabeled) == (f"{folder}/labeled.json", f"{folder}/unlabeled.json")
+    assert data.train_images == benchmark.train_images
+    assert (data.val, data.val_images) == (benchmark.val_json, benchmark.val_images)
 
 
 @pytest.mark.parametrize(
-    ("name", "labelled"),
+    ("name", "labeled"),
     [
         ("cityscapes", {5: 149, 10: 298, 20: 595, 30: 893}),
         ("coco", {1: 1_183, 2: 2_366, 5: 5_914, 10: 11_829}),
     ],
 )
-def test_splits__label_the_papers_shares(name: str, labelled: dict[int, int]) -> None:
+def test_splits__label_the_papers_shares(name: str, labeled: dict[int, int]) -> None:
     names = [str(number) for number in range(NUM_IMAGES[name])]
-    assert {percent: len(choose_percent(names, percent, 0)) for percent in BENCHMARKS[name].paper} == labelled
+    assert {percent: len(choose_percent(names, percent, 0)) for percent in BENCHMARKS[name].paper} == labeled
 
 
 def test_paths__of_the_benchmarks__are_those_of_the_configs(built: Built) -> None:

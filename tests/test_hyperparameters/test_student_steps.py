@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from s4m_pipeline.engine import parts as build
-from s4m_pipeline.engine.launch import share_of_batch
+from s4m_pipeline.data.loaders import coco_dataset
+from s4m_pipeline.student.build import two_branch_dataloader
+from s4m_pipeline.train.launch import share_of_batch
+from s4m_pipeline.train.runner import ema_hooks
 from tests.test_hyperparameters.experiments import Built
 
 
@@ -17,11 +19,11 @@ def test_student__every_batch_holds_the_papers_shares(ranks: int, built: Built, 
     student = built.options.student
     assert student is not None
     shares = tuple(
-        share_of_batch("", size, ranks) for size in (student.batch_size, student.unlabeled_batch_size)
+        share_of_batch("", size, ranks, 1) for size in (student.batch_size, student.unlabeled_batch_size)
     )
-    images = build.coco_dataset(tiny_coco.annotations("train"), tiny_coco.images("train"), [])
+    images = coco_dataset(tiny_coco.annotations("train"), tiny_coco.images("train"), [])
     loader = Runner.build_dataloader(
-        build.two_branch_dataloader(images, images, batch_sizes=shares, workers=0, seed=0)
+        two_branch_dataloader(images, images, batch_sizes=shares, workers=0, seed=0)
     )
     batches = iter(loader.batch_sampler)
     wanted = {"cityscapes": 16, "coco": 12}[built.name] // ranks
@@ -31,16 +33,15 @@ def test_student__every_batch_holds_the_papers_shares(ranks: int, built: Built, 
 
 
 def test_average__begins_at_the_end_of_the_burn_in_and_keeps_9996_of_10000(built: Built) -> None:
-    from mmengine.model import ExponentialMovingAverage
     from mmengine.registry import HOOKS
 
     student = built.options.student
     assert student is not None
-    (config,) = build.ema_hooks(student.ema, student.burn_in)
+    (config,) = ema_hooks(student.ema, student.burn_in)
     hook = HOOKS.build(config)
     assert hook.begin_iter == {"cityscapes": 15_000, "coco": 25_000}[built.name]
     network = nn.Linear(1, 1, bias=False)
-    average = ExponentialMovingAverage(network, momentum=hook.ema_cfg["momentum"])
+    average = hook.ema_cfg["type"](network, momentum=hook.ema_cfg["momentum"])
     average.update_parameters(network)  # the first update copies
     before = network.weight.item()
     network.weight.data += 1

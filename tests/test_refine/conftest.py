@@ -13,9 +13,9 @@ from PIL import Image
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
-from s4m_pipeline.engine.checkpoint import write_weights
-from s4m_pipeline.engine.parts import model_config
-from s4m_pipeline.registry import register_all
+from s4m_pipeline.models.checkpoint import write_weights
+from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.registry import register_all
 
 CONFIGS = Path(__file__).parents[2] / "configs/_base_"
 NUM_UNLABELED = 6
@@ -80,24 +80,24 @@ def _resize_some(data: Path) -> None:
     (data / "train.json").write_text(json.dumps(document))
 
 
-def write_untrained_teacher(config: Path, path: Path, seed: int) -> None:
+def write_untrained_teacher(config_path: Path, path: Path, seed: int) -> None:
     """Random weights find something everywhere, once the score threshold is low."""
     from mmdet.registry import MODELS
 
-    from s4m_pipeline.options.experiment import load_experiment
+    from s4m_pipeline.config.experiment import load_experiment
 
     register_all()
-    options, parts = load_experiment(config, [])
+    options, config = load_experiment(config_path, [])
     classes = load_coco(options.data.path("val.json"), options.data.path("val")).class_names
     torch.manual_seed(seed)
-    model = MODELS.build(model_config(parts["model"], len(classes)))
+    model = MODELS.build(model_config(config["model"], len(classes)))
     write_weights(path, model.state_dict(), tuple(classes))
 
 
 @pytest.fixture
 def refine(experiment: Path, tmp_path: Path) -> Refine:
     """`s4m refine` in this process, into `tmp_path / name`: `refine("name", "key=value", shard="1/2")`."""
-    from stages.refine import refine as command
+    from s4m_stages.refine import refine as command
 
     def run(name: str, *overrides: str, **options: Any) -> None:
         arguments = {
@@ -117,9 +117,9 @@ def refine(experiment: Path, tmp_path: Path) -> Refine:
 
 def labels_of(cache: Path, number: int = 1) -> dict[int, dict[str, np.ndarray]]:
     """Everything that a generation holds, by image and array."""
-    from cache.generation import Generation
-    from cache.reader import CacheReader
-    from cache.records import pack_columns
+    from s4m_cache.generation import Generation
+    from s4m_cache.reader import CacheReader
+    from s4m_cache.records import pack_columns
 
     with CacheReader(Generation(cache, number)) as reader:
         return {

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from cache import writer
-from s4m_pipeline.registry import register_all
-from stages.refine import refine
+from s4m_cache import writer
+from s4m_pipeline.models.registry import register_all
+from s4m_stages.refine import refine
 
 
 def _child(arguments: dict, shard: str) -> None:
-    paths = {name: Path(arguments[name]) for name in ("config", "teacher", "work_dir")}
+    paths = {name: Path(arguments[name]) for name in ("config_path", "teacher", "work_dir")}
     try:
         refine(
             **paths,

@@ -6,26 +6,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from cache.generation import Generation
-from cache.generations import current_number, generations
-from cache.sharding import ShardSpec
-from s4m_pipeline.engine.checkpoint import read_weights
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.experiment import load_experiment
+from s4m_cache.generation import Generation
+from s4m_cache.generations import current_number, generations
+from s4m_cache.sharding import ShardSpec
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.experiment.run_record import TrainingState
+from s4m_pipeline.models.checkpoint import read_weights
 from s4m_pipeline.refine import follow as following
-from s4m_pipeline.refine.follow import TEACHERS, State, follow
+from s4m_pipeline.refine.follow import TEACHERS, follow
+from s4m_pipeline.refine.generation import begin_generation, label_shards
 from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
-from s4m_pipeline.refine.session import begin_generation, label_shard_of, publish_if_complete
+from s4m_pipeline.refine.publish import publish_if_complete
 from test_refine.conftest import assert_same_labels, labels_of, write_untrained_teacher
 
 REPOSITORY = Path(__file__).parents[2]
-SETTINGS = ("refine.prompt=none", "refine.batch_size=1", "cache.part_images=1")
+SETTINGS = ("refine.prompt=none", "refine.batch_size=1", "cache.part_images=1", "student.gate=off")
+"""Labels by untrained networks are noise, which the gate would refuse."""
 ALL = ShardSpec(1, 1)
 
 
@@ -33,18 +36,23 @@ def never() -> bool:
     return False
 
 
-def running() -> State:
-    return "running"
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say in which states the training is, one after the other; the last one lasts."""
 
+    def set_states(*states: TrainingState) -> None:
+        left = list(states)
+        monkeypatch.setattr(
+            following, "training_state", lambda folder: left.pop(0) if len(left) > 1 else left[0]
+        )
 
-def ended() -> State:
-    return "ended"
+    return set_states
 
 
 @pytest.fixture
 def inputs(student_config: Path, experiment: Path) -> RefineInputs:
-    options, parts = load_experiment(student_config, SETTINGS)
-    return load_inputs(options, parts, experiment / "weights.safetensors")
+    options, config = load_experiment(student_config, SETTINGS)
+    return load_inputs(options, config, experiment / "weights.safetensors")
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def work_dir(inputs: RefineInputs, tmp_path: Path) -> Path:
 
 def label(inputs: RefineInputs, root: Path, number: int) -> None:
     generation = begin_generation(inputs, root, number, 1)
-    label_shard_of(inputs, generation, ALL, stop=never)
+    label_shards(inputs, generation, ALL, stop=never)
     publish_if_complete(inputs, generation)
 
 
@@ -82,7 +90,7 @@ def test_follow__two_processes_one_stopped_and_started_again__label_with_each_ne
     student_config, experiment, inputs, work_dir
 ):
     def start(shard: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "stages", "refine", str(student_config), "--follow"]
+        command = [sys.executable, "-m", "s4m_stages", "refine", str(student_config), "--follow"]
         command += ["--work-dir", str(work_dir), "--teacher", str(experiment / "weights.safetensors")]
         command += ["--shard", shard, *(word for pair in SETTINGS for word in ("--set", pair))]
         return subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -109,32 +117,33 @@ def test_follow__two_processes_one_stopped_and_started_again__label_with_each_ne
 
 
 def test_follow__checkpoint_deleted_while_its_labels_are_made__goes_on_with_the_copy(
-    experiment, inputs, work_dir
+    experiment, inputs, work_dir, training
 ):
     save_checkpoint(experiment, work_dir, 4)
     root, folder = work_dir / "cache", work_dir / "student"
     answers = iter([False] * 4)
-    assert not follow(inputs, root, folder, ALL, training=running, stop=lambda: next(answers, True))
+    training("running")
+    assert not follow(inputs, root, folder, ALL, stop=lambda: next(answers, True))
     assert 0 < Generation(root, 2).stored_ids().size < 6
     (folder / "iter_4.pth").unlink()
-    assert follow(inputs, root, folder, ALL, training=ended, stop=never)
+    training("ended")
+    assert follow(inputs, root, folder, ALL, stop=never)
     assert current_number(root) == 2
 
 
-def test_follow__training_ended_and_nothing_new__ends_at_once(experiment, inputs, work_dir):
+def test_follow__training_ended_and_nothing_new__ends_at_once(experiment, inputs, work_dir, training):
     save_checkpoint(experiment, work_dir, 2)
-    assert follow(inputs, work_dir / "cache", work_dir / "student", ALL, training=ended, stop=never)
+    training("ended")
+    assert follow(inputs, work_dir / "cache", work_dir / "student", ALL, stop=never)
     assert current_number(work_dir / "cache") == 1
 
 
 def test_follow__training_that_is_gone__is_missed_once_each_time(
-    experiment, inputs, work_dir, monkeypatch, capsys
+    experiment, inputs, work_dir, training, monkeypatch, capsys
 ):
     monkeypatch.setattr(following, "POLL_S", 0.0)
-    states: Iterator[State] = iter(["absent", "absent", "running", "running", "absent", "absent", "ended"])
-    assert follow(
-        inputs, work_dir / "cache", work_dir / "student", ALL, training=lambda: next(states), stop=never
-    )
+    training("absent", "absent", "running", "running", "absent", "absent", "ended")
+    assert follow(inputs, work_dir / "cache", work_dir / "student", ALL, stop=never)
     said = capsys.readouterr().err
     assert said.count(f"No training runs in {work_dir / 'student'}") == 2
     assert "s4m train-student CONFIG (same --work-dir and --set)" in said
@@ -146,11 +155,11 @@ def test_follow__generation_that_another_command_left_half_made__is_named_once_a
     monkeypatch.setattr(following, "POLL_S", 0.0)
     root = work_dir / "cache"
     generation, answers = begin_generation(inputs, root, 2, 1), iter([False] * 4)
-    assert not label_shard_of(inputs, generation, ALL, stop=lambda: next(answers, True))
+    assert not label_shards(inputs, generation, ALL, stop=lambda: next(answers, True))
     save_checkpoint(experiment, work_dir, 4)
     polls = iter(range(5))
 
-    def training() -> State:
+    def state(folder: Path) -> TrainingState:
         match next(polls):
             case 3:
                 label(inputs, root, 2)
@@ -158,7 +167,8 @@ def test_follow__generation_that_another_command_left_half_made__is_named_once_a
                 return "ended"
         return "running"
 
-    assert follow(inputs, root, work_dir / "student", ALL, training=training, stop=never)
+    monkeypatch.setattr(following, "training_state", state)
+    assert follow(inputs, root, work_dir / "student", ALL, stop=never)
     said = capsys.readouterr().err
     assert said.count("Waiting for gen-0002") == 1
     assert "s4m refine CONFIG -g 2 (same --work-dir, --set and --teacher" in said
@@ -166,37 +176,31 @@ def test_follow__generation_that_another_command_left_half_made__is_named_once_a
 
 
 def test_follow__checkpoint_gone_before_it_was_read__takes_the_next(
-    experiment, inputs, work_dir, monkeypatch
+    experiment, inputs, work_dir, training, monkeypatch
 ):
     save_checkpoint(experiment, work_dir, 4)
     gone = iter([work_dir / "student/iter_5.pth"])
     latest = following.latest_checkpoint
     monkeypatch.setattr(following, "latest_checkpoint", lambda folder: next(gone, latest(folder)))
-    states = iter([running()])
-    assert follow(
-        inputs,
-        work_dir / "cache",
-        work_dir / "student",
-        ALL,
-        training=lambda: next(states, "ended"),
-        stop=never,
-    )
+    training("running", "ended")
+    assert follow(inputs, work_dir / "cache", work_dir / "student", ALL, stop=never)
     assert len(labels_of(work_dir / "cache", 2)) == 6
 
 
 def test_follow__rejected_generation__is_left_behind_for_the_next_checkpoint(
-    student_config, experiment, work_dir, monkeypatch
+    student_config, experiment, work_dir, training, monkeypatch
 ):
-    options, parts = load_experiment(student_config, SETTINGS)
-    inputs = load_inputs(options, parts, experiment / "weights.safetensors")
+    options, config = load_experiment(student_config, SETTINGS)
+    inputs = load_inputs(options, config, experiment / "weights.safetensors")
     root, folder = work_dir / "cache", work_dir / "student"
-    words = iter(["rejected", "taken"])
-    monkeypatch.setattr("s4m_pipeline.refine.gate.judge", lambda *_: next(words))
+    decisions = iter(["rejected", "taken"])
+    monkeypatch.setattr("s4m_pipeline.refine.gate.judge", lambda *_: next(decisions))
+    training("ended")
     save_checkpoint(experiment, work_dir, 4)
-    assert follow(inputs, root, folder, ALL, training=ended, stop=never)
+    assert follow(inputs, root, folder, ALL, stop=never)
     assert current_number(root) == 1
     save_checkpoint(experiment, work_dir, 6)
-    assert follow(inputs, root, folder, ALL, training=ended, stop=never)
+    assert follow(inputs, root, folder, ALL, stop=never)
     assert current_number(root) == 3
 
 
@@ -210,7 +214,7 @@ def test_follow__rejected_generation__is_left_behind_for_the_next_checkpoint(
 def test_follow__training_that_takes_no_labels_from_elsewhere__is_refused(
     student_config, experiment, tmp_path, override, message
 ):
-    options, parts = load_experiment(student_config, [*SETTINGS, override])
-    inputs = load_inputs(options, parts, experiment / "weights.safetensors")
+    options, config = load_experiment(student_config, [*SETTINGS, override])
+    inputs = load_inputs(options, config, experiment / "weights.safetensors")
     with pytest.raises(UserError, match=message):
-        follow(inputs, tmp_path, tmp_path, ALL, training=running, stop=never)
+        follow(inputs, tmp_path, tmp_path, ALL, stop=never)

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cache.generation import Generation
-from cache.generations import collect_garbage
+from s4m_cache.generation import Generation
+from s4m_cache.generations import collect_garbage
 from test_refine.conftest import assert_same_labels
 
 TESTS = Path(__file__).parents[1]
 MOMENTS = {
     "validation images measured": ["held-out-0001.json", 1],
+    "masks chosen": ["masks.json", 1],
     "first part stored": ["shard-0001.json", 1],
     "all but the unreadable image stored": ["shard-0001.json", 4],
     "unreadable image stored": ["shard-0001.json", 5],
@@ -24,11 +25,13 @@ MOMENTS = {
 
 def serve(requests: list[dict]) -> tuple[list[list[int]], str]:
     """Answers of `shards_process` to these requests, and what its children said."""
+    root = TESTS.parent
+    folders = (TESTS, root, root / "cache", root / "stages")
     done = subprocess.run(
         [sys.executable, "-m", "test_refine.shards_process"],
         input="".join(json.dumps(request) + "\n" for request in requests),
         cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": ":".join(map(str, folders)), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,
@@ -39,7 +42,7 @@ def serve(requests: list[dict]) -> tuple[list[list[int]], str]:
 def test_refine__four_shards_two_killed_and_restarted__give_the_labels_of_one_quiet_run(experiment, tmp_path):
     def arguments(name):
         return {
-            "config": str(experiment / "refine_me.py"),
+            "config_path": str(experiment / "refine_me.py"),
             "teacher": str(experiment / "weights.safetensors"),
             "work_dir": str(tmp_path / name),
             "overrides": ["cache.part_images=1", "refine.batch_size=1", "refine.ground_truth=train.json"],
@@ -68,7 +71,7 @@ def test_refine__killed_before_any_of_its_notes__ends_as_a_quiet_run(experiment,
 
     def request(name, **kill):
         arguments = {
-            "config": str(student_config),
+            "config_path": str(student_config),
             "teacher": str(experiment / "weights.safetensors"),
             "work_dir": str(tmp_path / name),
             "overrides": [*overrides, f"data.root={data}"],
@@ -89,7 +92,7 @@ def test_refine__killed_before_any_of_its_notes__ends_as_a_quiet_run(experiment,
         assert published["quality"] == quiet["quality"], name
         assert published["statistics"]["unreadable images"] == 1, name
         assert_same_labels(tmp_path / name / "cache", tmp_path / "quiet/cache")
-        if file == "PUBLISHED.json":  # no shard's own
+        if file in ("masks.json", "PUBLISHED.json"):  # no shard's own
             (leftover,) = generation.leftovers()
             assert collect_garbage(generation.root) == [leftover]
         assert list(generation.root.rglob(".tmp-*")) == [], name

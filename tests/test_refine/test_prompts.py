@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s4m_pipeline.refine.frame import MaskFrame
-from s4m_pipeline.refine.prompts import boxes_of, draw_cells, draw_uniforms, make_prompts
-from s4m_pipeline.refine.recipe import PROMPT_TYPES
+from s4m_pipeline.config.groups import PROMPT_TYPES
+from s4m_pipeline.refine.prompts import draw_cells, draw_uniforms, make_prompts
+from s4m_pipeline.refine.selection import MaskFrame
 
 FRAME = MaskFrame((64, 128), (64, 128))
 
@@ -25,7 +25,7 @@ def test_draw_cells__frequencies_follow_the_weights():
     torch.testing.assert_close(share, torch.tensor([0.1, 0.0, 0.3, 0.6]), atol=0.012, rtol=0)
 
 
-def test_draw_cells__second_draw_renormalises_what_is_left():
+def test_draw_cells__second_draw_renormalizes_what_is_left():
     weight = torch.tensor([[[1.0, 0.0, 3.0, 6.0]]]).expand(20000, 1, 4)
     cells = draw_cells(weight, torch.from_numpy(np.random.default_rng(1).random((20000, 2))))
     after_the_largest = cells[cells[:, 0] == 3][:, 1]
@@ -59,7 +59,7 @@ def test_make_prompts__a_cell_becomes_the_middle_of_its_pixels():
     logits[0, 3, 10] = 5.0
     for kind in ("points", "point_centre", "point_confident"):
         points = prompts_for(kind, logits).points_xy_px
-        # Stride 4: cell 10 holds pixels 40..43, whose middle is 41.5 where integers are pixel centres.
+        # Stride 4: cell 10 holds pixels 40..43, whose middle is 41.5 where integers are pixel centers.
         assert points[0, 0].tolist() == [41.5, 13.5]
     assert prompts_for("box", logits).boxes_xyxy_px.tolist() == [[40, 12, 44, 16]]
 
@@ -75,7 +75,7 @@ def test_make_prompts__points_of_confident_masks_lie_inside(kind):
         assert ((left - 0.5 < x) & (x < right) & (top - 0.5 < y) & (y < bottom)).all()
 
 
-def test_make_prompts__centre_of_a_ring_is_moved_onto_it():
+def test_make_prompts__center_of_a_ring_is_moved_onto_it():
     logits = torch.full((1, 9, 9), -5.0)
     logits[0, 1:8, 1:8] = 5.0
     logits[0, 2:7, 2:7] = -5.0
@@ -86,12 +86,6 @@ def test_make_prompts__centre_of_a_ring_is_moved_onto_it():
 
 def test_make_prompts__mask_takes_the_size_that_sam_wants():
     assert prompts_for("mask", torch.randn(3, 16, 32)).mask_logits.shape == (3, 48, 48)
-
-
-def test_boxes_of__ends_are_exclusive():
-    mask = torch.zeros(1, 5, 7, dtype=torch.bool)
-    mask[0, 1:3, 2:7] = True
-    assert boxes_of(mask).tolist() == [[2, 1, 7, 3]]
 
 
 def test_make_prompts__cells_of_a_resized_and_padded_image_lie_where_the_image_is():

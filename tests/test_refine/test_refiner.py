@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from s4m_pipeline.config.groups import PROMPT_TYPES
 from s4m_pipeline.data.scenes.render import SceneStyle, draw_scene
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
-from s4m_pipeline.refine.frame import MaskFrame
-from s4m_pipeline.refine.recipe import PROMPT_TYPES
-from s4m_pipeline.refine.refiner import refine_masks
-from s4m_pipeline.refine.selection import KeptQueries
+from s4m_pipeline.refine.prompts import refine_masks
+from s4m_pipeline.refine.selection import Candidates, MaskFrame
 from s4m_pipeline.sam import BatchedSam, load_sam
 
 
@@ -24,7 +23,7 @@ def images() -> list[torch.Tensor]:
     return [torch.from_numpy(scene.image.transpose(2, 0, 1).copy()) for scene in scenes]
 
 
-def labels(count: int, seed: int) -> KeptQueries:
+def labels(count: int, seed: int) -> Candidates:
     """Random blobs as a teacher's masks on the stride-4 grid."""
     generator = torch.Generator().manual_seed(seed)
     masks = torch.full((count, 32, 32), -4.0)
@@ -32,7 +31,8 @@ def labels(count: int, seed: int) -> KeptQueries:
         top, left = torch.randint(0, 22, (2,), generator=generator).tolist()
         mask[top : top + 9, left : left + 8] = 3.0
     frame = MaskFrame((128, 128), (128, 128))
-    return KeptQueries(torch.zeros(count, dtype=torch.int64), torch.ones(count), masks, frame)
+    ones = torch.ones(count)
+    return Candidates(torch.zeros(count, dtype=torch.int64), ones, ones, masks, frame)
 
 
 def test_refine_masks__labels_do_not_depend_on_the_batch(sam, images):

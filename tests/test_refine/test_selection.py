@@ -2,8 +2,7 @@
 
 import torch
 
-from s4m_pipeline.refine.frame import MaskFrame
-from s4m_pipeline.refine.selection import mask_nms, select_queries
+from s4m_pipeline.refine.selection import MaskFrame, mask_nms, select_queries
 
 FRAME = MaskFrame((64, 64), (64, 64))
 
@@ -49,6 +48,14 @@ def test_select_queries__nms_drops_the_less_confident_duplicate():
     kept = select_queries(class_logits, masks, FRAME, nms_iou=0.5)
     torch.testing.assert_close(kept.score, torch.tensor([0.9, 0.85]))
     assert len(select_queries(class_logits, masks, FRAME)) == 3
+
+
+def test_select_queries__mask_score_is_the_mean_probability_inside_and_a_threshold():
+    class_logits = logits_for([[0.8, 0.1, 0.1], [0.9, 0.05, 0.05]])
+    masks = torch.stack([square(0, 0, 6, value=3.0), square(8, 8, 6, value=0.5)])
+    kept = select_queries(class_logits, masks, FRAME)
+    torch.testing.assert_close(kept.mask_score, torch.tensor([0.5, 3.0]).sigmoid())
+    assert select_queries(class_logits, masks, FRAME, min_mask_score=0.7).label.tolist() == [0]
 
 
 def test_mask_nms__a_dropped_mask_drops_nothing():

@@ -2,8 +2,8 @@
 
 import shutil
 
-from cache.generations import collect_garbage
-from s4m_pipeline.sam.loader import NANO_DIR
+from s4m_cache.generations import collect_garbage
+from s4m_pipeline.config.sam_files import NANO_DIR
 
 
 def test_refine__stored_embeddings_of_other_settings__are_left_until_nothing_needs_them(refine, tmp_path):

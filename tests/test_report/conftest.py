@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache.generation import GenerationSpec
-from cache.generations import begin, publish
-from cache.records import ImageLabels, Instances
-from cache.sharding import ShardSpec
-from cache.writer import ShardWriter
+from s4m_cache.fingerprint import file_hash
+from s4m_cache.generation import GenerationSpec
+from s4m_cache.generations import begin, publish
+from s4m_cache.records import ImageLabels, Instances
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.writer import ShardWriter
+from s4m_pipeline.apps.report.collect import DataSource, collect
+from s4m_pipeline.apps.report.page import write_page
+from s4m_pipeline.config.groups import DataOptions
+from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.unlabeled import load_unlabeled
-from s4m_pipeline.options.groups import DataOptions
-from s4m_pipeline.report.collect import DataSource, Places, collect
-from s4m_pipeline.report.page import write_page
+from s4m_pipeline.data.writing import mask_annotation
+from s4m_pipeline.evaluation.matches import Matches
+from s4m_pipeline.experiment.evaluation_file import matches_file, predictions_file, write_evaluation
 from tests.test_report.browser import NAMES, Browser, find_browser
 
 HEIGHT, WIDTH = 48, 64
@@ -49,13 +54,7 @@ class Experiment:
         source: DataSource | str | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> dict[str, Any]:
-        places = Places(
-            folder=self.folder,
-            cache=self.folder / "cache",
-            metrics={name: self.folder / name / "metrics.jsonl" for name in self.runs()},
-            history=self.folder / "student/generations.jsonl",
-        )
-        return collect(places, self.runs(), source or self.source, images, note)
+        return collect(self.folder, self.runs(), source or self.source, images, note)
 
     def page(self) -> Path:
         path = self.folder / "report.html"
@@ -155,6 +154,9 @@ def write_training(folder: Path, stage: str, data: DataOptions) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+MEASURED = {"images": 3, "objects": 9, "instances": 8, "SQ": 70.0, "CA": 50.0, "recall": None}
+
+
 def write_generation(root: Path, number: int, data: DataOptions, held_out: float) -> None:
     """A published generation; see `FIRST_OBJECT` and `SECOND_OBJECT` for what it holds."""
     digest = load_unlabeled(data.path("unlabeled.json"), data.path(".")).digest
@@ -176,6 +178,7 @@ def write_generation(root: Path, number: int, data: DataOptions, held_out: float
                 raw_masks=np.stack(raw[:count]),
                 labels=[0, 1][:count],
                 scores=[0.95, 0.75][:count],
+                ignored=[False, image_id == 1][:count],
             )
             writer.append(ImageLabels(image_id=image_id, height=HEIGHT, width=WIDTH, instances=instances))
     publish(
@@ -186,9 +189,38 @@ def write_generation(root: Path, number: int, data: DataOptions, held_out: float
             "CA before": 50.0,
             "CA after": None,
             "held_out": {"PQ": held_out},
+            "masks": {
+                "none": {**MEASURED, "PQ": 30.0},
+                "box": {**MEASURED, "PQ": held_out, "PQ difference": [held_out - 30, 2.0, 21.5]},
+            },
+            "masks taken": "box",
+            "masks taken because": "more than chance",
         },
         statistics={"seconds: teacher": 1.5},
     )
+
+
+def write_predictions(folder: Path, data: DataOptions, scores: dict[str, dict[str, Any]]) -> None:
+    """What `s4m evaluate` keeps. The teacher's shifted masks are too far off from image 7 on; the student
+    takes the second object of image 1 for the first class."""
+    truth = load_coco(*data.split("val"))
+    measured_by = {"annotations": file_hash(truth.json_path)}
+    for stage, score in scores.items():
+        results = []
+        for image_id in range(1, NUM_IMAGES + 1):
+            shift = image_id if stage == "teacher" else 0
+            masks = [object_mask(FIRST_OBJECT, shift), object_mask(SECOND_OBJECT)]
+            swapped = stage == "student" and image_id == 1
+            for category_id, mask in zip((1, 1 if swapped else 2), masks, strict=True):
+                result = {**mask_annotation(mask, image_id, 0, category_id), "score": 0.9}
+                results.append(
+                    {key: result[key] for key in ("image_id", "category_id", "segmentation", "score")}
+                )
+        weights = folder / stage / "weights.safetensors"
+        weights.write_bytes(stage.encode())
+        Matches.of(truth, results).save(matches_file(folder / stage, "val"))
+        predictions_file(folder / stage, "val").write_text(json.dumps(results))
+        write_evaluation(weights, "val", {**score, "conditions": measured_by})
 
 
 def write_experiment(folder: Path, source: DataSource, *, until: str = "student") -> Experiment:
@@ -229,6 +261,7 @@ def write_experiment(folder: Path, source: DataSource, *, until: str = "student"
             json.dumps({"val": {"teacher": result, "student": better}, "note": "not a split"})
         )
         Image.new("RGB", (90, 30), "teal").save(folder / "similarity.png")
+        write_predictions(folder, source.data, {"teacher": result, "student": better})
     return Experiment(folder, source)
 
 

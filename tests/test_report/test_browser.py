@@ -18,8 +18,8 @@ CONTRASTS = """
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const ground = (node) => {
     for (let at = node; at; at = at.parentElement) {
-      const colour = rgba(getComputedStyle(at).backgroundColor);
-      if ((colour[3] ?? 1) > 0.6) return colour;
+      const color = rgba(getComputedStyle(at).backgroundColor);
+      if ((color[3] ?? 1) > 0.6) return color;
     }
     return [255, 255, 255];
   };
@@ -56,7 +56,11 @@ def choose(browser: Browser, label: str, value: str) -> None:
 
 
 def card_names(browser: Browser) -> list[str]:
-    return browser.evaluate("[...document.querySelectorAll('.card .file')].map((node) => node.textContent)")
+    return texts(browser, "#gallery .card .file")
+
+
+def texts(browser: Browser, selector: str) -> list[str]:
+    return browser.evaluate(f"[...document.querySelectorAll('{selector}')].map((node) => node.textContent)")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -72,7 +76,9 @@ def test_page__at_each_size_and_scheme__renders_in_its_width_and_asks_for_nothin
     headings = browser.evaluate(
         "[...document.querySelectorAll('section:not([hidden]) > h2')].map((h) => h.textContent)"
     )
-    assert headings == ["Mask AP", "Training", "Pseudo-labels", "Gallery", "Pictures", "Provenance"]
+    assert headings == [
+        "Mask AP", "Errors", "Data set", "Training", "Pseudo-labels", "Gallery", "Pictures", "Provenance"
+    ]  # fmt: skip
     assert browser.evaluate("document.querySelectorAll('.chart svg .curve').length") >= 4
     assert browser.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth)")
 
@@ -103,6 +109,7 @@ def test_page__figures__are_those_of_the_experiment(opened: Browser) -> None:
     assert "23.5" in stages[2] and "+3.5" in stages[2]
     rows = opened.evaluate("[...document.querySelectorAll('#labels tbody tr')].map((row) => row.innerText)")
     assert any("rejected" in row and "30.0" in row for row in rows)
+    assert any("box (taken)" in row and "+14.0 [2.0, 21.5]" in row for row in rows)
 
 
 def test_page__names_with_markup__are_shown_as_they_are(opened: Browser) -> None:
@@ -118,8 +125,8 @@ def test_gallery__class_filter__shows_images_and_objects_of_the_class(opened: Br
     shown = card_names(opened)
     assert 0 < len(shown) < len(before)  # generation 2 has lost this class in images 1 to 3
     assert opened.evaluate("document.getElementById('gallery-count').textContent").startswith(str(len(shown)))
-    texts = opened.evaluate("[...document.querySelectorAll('.card .facts')].map((node) => node.textContent)")
-    assert all(text.startswith("1 object") for text in texts)
+    facts = texts(opened, "#gallery .card .facts")
+    assert all(text.startswith("1 object") for text in facts)
     choose(opened, "Class", "all")
     assert card_names(opened) == before
 
@@ -140,9 +147,9 @@ def test_gallery__is_sorted_by_disagreement(opened: Browser) -> None:
 
 def test_gallery__truth__can_be_put_on_either_side(opened: Browser) -> None:
     choose(opened, "Left", "truth")
-    assert opened.evaluate("document.querySelector('.card .tag.left').textContent") == "ground truth"
+    assert opened.evaluate("document.querySelector('#gallery .card .tag.left').textContent") == "ground truth"
     same = opened.evaluate(
-        "(() => { const [left, right] = document.querySelectorAll('.card .masks');"
+        "(() => { const [left, right] = document.querySelectorAll('#gallery .card .masks');"
         " return left.lastChild.getAttribute('d') === right.lastChild.getAttribute('d'); })()"
     )
     assert same  # refined masks are the true ones here
@@ -151,7 +158,7 @@ def test_gallery__truth__can_be_put_on_either_side(opened: Browser) -> None:
 def test_gallery__slider__moves_by_keyboard_and_by_pointer(opened: Browser, tmp_path: Path) -> None:
     def clips() -> list[str]:
         return opened.evaluate(
-            "[...document.querySelectorAll('.card:first-child .masks')]"
+            "[...document.querySelectorAll('#gallery .card:first-child .masks')]"
             ".map((layer) => getComputedStyle(layer).clipPath)"
         )
 
@@ -160,50 +167,84 @@ def test_gallery__slider__moves_by_keyboard_and_by_pointer(opened: Browser, tmp_
         return (tmp_path / "shot.png").read_bytes()
 
     opened.evaluate(
-        "document.querySelector('.card').scrollIntoView({ behavior: 'instant', block: 'center' })"
+        "document.querySelector('#gallery .card').scrollIntoView({ behavior: 'instant', block: 'center' })"
     )
-    opened.evaluate("document.querySelector('.card input').focus()")
+    opened.evaluate("document.querySelector('#gallery .card input').focus()")
     assert clips() == ["inset(0px 50% 0px 0px)", "inset(0px 0px 0px 50%)"]
     before = picture()
     opened.press("End", 35)
-    assert opened.evaluate("document.querySelector('.card input').getAttribute('aria-valuetext')").startswith(
-        "100 %"
-    )
+    slider = "document.querySelector('#gallery .card input')"
+    assert opened.evaluate(f"{slider}.getAttribute('aria-valuetext')").startswith("100 %")
     assert clips()[1] == "inset(0px 0px 0px 100%)"
     assert picture() != before
     opened.press("ArrowLeft", 37)
-    assert opened.evaluate("document.querySelector('.card input').value") == "99"
+    assert opened.evaluate("document.querySelector('#gallery .card input').value") == "99"
     box = opened.evaluate(
-        "(({ x, y, width }) => [x, y, width])(document.querySelector('.compare').getBoundingClientRect())"
+        "(({ x, y, width }) => [x, y, width])"
+        "(document.querySelector('#gallery .compare').getBoundingClientRect())"
     )
     opened.point(box[0] + box[2] / 4, box[1] + 20, click=True)
-    assert opened.evaluate("document.querySelector('.card input').value") == "25"
+    assert opened.evaluate("document.querySelector('#gallery .card input').value") == "25"
     assert clips()[1] == "inset(0px 0px 0px 25%)"
 
 
+def test_errors__images_show_wrong_and_missed_objects_and_both_networks_can_be_swapped(
+    opened: Browser,
+) -> None:
+    assert texts(opened, "#errors .card .file")[0] == "1.png"
+    counts = "0 missed, 0 false positive, 0 duplicate, 1 wrong class"
+    assert counts in texts(opened, "#errors .card .facts")[0]
+    marked = "document.querySelectorAll('#errors .card .masks.{} path.{}').length"
+    assert opened.evaluate(marked.format("left", "wrong")) == 1
+    teachers = [opened.evaluate(marked.format("right", kind)) for kind in ("false", "missed")]
+    assert teachers[0] == teachers[1] > 0
+    choose(opened, "Left side", "teacher")
+    choose(opened, "Right side", "student")
+    assert [opened.evaluate(marked.format("left", kind)) for kind in ("false", "missed")] == teachers
+
+
+def test_errors__confusion_and_answers_are_shown(opened: Browser) -> None:
+    rows = opened.evaluate(
+        "[...document.querySelectorAll('#errors table')[0].tBodies[0].rows].map((row) =>"
+        " [...row.cells].map((cell) => cell.textContent))"
+    )
+    assert rows == [
+        [CLASSES[0], "10", "0", "0"],
+        [CLASSES[1], "1", "9", "0"],
+        ["background", "0", "0", "\u2013"],
+    ]
+    questions = texts(opened, "#summary .answer h2")
+    assert questions == ["Is the student better?", "Where does it fail?", "What next?"]
+    assert opened.evaluate("document.querySelector('#summary').firstElementChild.className") == "answer"
+
+
 def test_chart__values__are_read_by_keyboard_and_pointer(opened: Browser) -> None:
-    opened.evaluate("document.querySelector('.chart svg').focus()")
+    opened.evaluate("document.querySelector('#trainings .chart svg').focus()")
     opened.evaluate(
-        "document.querySelector('.chart svg').scrollIntoView({ behavior: 'instant', block: 'center' })"
+        "document.querySelector('#trainings .chart svg')"
+        ".scrollIntoView({ behavior: 'instant', block: 'center' })"
     )
     opened.press("End", 35)
-    reading = "document.querySelector('.chart .reading').textContent"
-    assert opened.evaluate(reading) == "Step 40: total 1, loss_cls 1"
+    reading = "document.querySelector('#trainings .chart .reading').textContent"
+    assert opened.evaluate(reading) == "Iteration 40: total 1, loss_cls 1"
     opened.press("ArrowLeft", 37)
-    assert opened.evaluate(reading).startswith("Step 30: total 1.33")
+    assert opened.evaluate(reading).startswith("Iteration 30: total 1.33")
     box = opened.evaluate(
-        "(({ x, y }) => [x, y])(document.querySelector('.chart svg').getBoundingClientRect())"
+        "(({ x, y }) => [x, y])(document.querySelector('#trainings .chart svg').getBoundingClientRect())"
     )
     opened.point(box[0] + 60, box[1] + 100)
-    assert opened.evaluate(reading).startswith("Step 10: total 4")
+    assert opened.evaluate(reading).startswith("Iteration 10: total 4")
 
 
 def test_chart__legend__switches_lines(opened: Browser) -> None:
-    count = "document.querySelectorAll('.chart:first-child .curve').length"
+    count = "document.querySelectorAll('#trainings .chart:first-child .curve').length"
     assert opened.evaluate(count) == 2
-    opened.evaluate("document.querySelector('.legend button').click()")
+    opened.evaluate("document.querySelector('#trainings .legend button').click()")
     assert opened.evaluate(count) == 1
-    assert opened.evaluate("document.querySelector('.legend button').getAttribute('aria-pressed')") == "false"
+    assert (
+        opened.evaluate("document.querySelector('#trainings .legend button').getAttribute('aria-pressed')")
+        == "false"
+    )
 
 
 def test_page__printed__has_no_controls(opened: Browser) -> None:
@@ -211,7 +252,7 @@ def test_page__printed__has_no_controls(opened: Browser) -> None:
     try:
         for hidden in ("nav", ".card input", ".choice"):
             assert not opened.evaluate(f"document.querySelector('{hidden}').checkVisibility()")
-        assert opened.evaluate("document.querySelector('.card img').checkVisibility()")
+        assert opened.evaluate("document.querySelector('#gallery .card img').checkVisibility()")
         opened.send(
             "Emulation.setDeviceMetricsOverride", width=700, height=900, deviceScaleFactor=1, mobile=False
         )

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache import sealed
-from cache.generation import Generation
-from cache.generations import begin
-from cache.reader import CacheReader
+from s4m_cache import sealed
+from s4m_cache.generation import Generation
+from s4m_cache.generations import begin
+from s4m_cache.reader import CacheReader
+from s4m_pipeline.apps.report.collect import DataSource
+from s4m_pipeline.apps.report.gallery import Source, build_gallery, choose, disagreements
+from s4m_pipeline.apps.report.generations import collect_generations
+from s4m_pipeline.apps.report.trainings import provenance, thinned, training_charts
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.unlabeled import load_unlabeled
-from s4m_pipeline.engine.metrics import read_metrics
-from s4m_pipeline.errors import UserError
+from s4m_pipeline.experiment.environment import duration_s, duration_text
+from s4m_pipeline.experiment.metrics import read_metrics
 from s4m_pipeline.refine.gate import REJECTED
-from s4m_pipeline.report.collect import DataSource
-from s4m_pipeline.report.curves import thinned, training_charts
-from s4m_pipeline.report.gallery import Source, build_gallery, choose, disagreements
-from s4m_pipeline.report.generations import collect_generations
-from s4m_pipeline.report.provenance import duration_s, duration_text, provenance
 from tests.test_report.conftest import CLASSES, HOSTILE_NAME, NUM_IMAGES, Experiment, write_experiment
 
 
@@ -30,7 +30,7 @@ def teacher_iou(image_id: int) -> float:
 
 
 def test_training_charts__losses_without_auxiliary_ones_and_finite_ap(finished: Experiment) -> None:
-    losses, validation = training_charts(read_metrics(finished.folder / "teacher/metrics.jsonl"))
+    losses, validation = training_charts(read_metrics(finished.folder / "teacher"))
     assert [line.name for line in losses.series] == ["total", "loss_cls"]
     assert losses.series[0].points == [(10, 4.0), (20, 2.0), (30, 40 / 30), (40, 1.0)]
     assert {line.name: line.points for line in validation.series} == {
@@ -40,10 +40,9 @@ def test_training_charts__losses_without_auxiliary_ones_and_finite_ap(finished: 
 
 
 def test_read_metrics__half_a_line_of_a_killed_run_is_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n[3]\n{"step": 2, "lo')
-    assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
-    assert read_metrics(tmp_path / "absent.jsonl") == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n[3]\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+    assert read_metrics(tmp_path / "absent") == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 400, 401, 5000])
@@ -150,6 +149,11 @@ def test_gallery__instances_have_their_ious_and_outlines(finished: Experiment) -
     assert math.isnan(second["expected"])  # SAM was not asked
     assert first["before"] != first["after"] == worst["truth"][0]["path"]
     assert worst["photo"].startswith("data:image/webp;base64,")
+    last = gallery["images"][-1]  # the first image; see `write_generation`
+    assert [[each["ignored"] for each in last["labels"][number]["instances"]] for number in "12"] == [
+        [False, True],
+        [False],
+    ]
 
 
 def test_gallery__without_truth_and_with_an_unreadable_image(
@@ -176,7 +180,7 @@ def test_collect__other_list_of_images_is_named_as_the_reason(
     data = type(data_source.data)(**{**vars(data_source.data), "unlabeled": str(other)})
     contents = finished.contents(source=DataSource(data=data, ground_truth=None))
     assert contents["gallery"] is None
-    assert "another list of images" in contents["gallery_reason"]
+    assert "a different list of images" in contents["gallery_reason"]
 
 
 @pytest.mark.parametrize("until", ["teacher", "cache"])
@@ -184,7 +188,7 @@ def test_collect__unfinished_experiment_has_what_there_is(data_source, tmp_path,
     contents = write_experiment(tmp_path / "work", data_source, until=until).contents()
     assert contents["stages"]["student"] is None
     assert contents["stages"]["teacher"] == {
-        "status": "finished", "AP": 20.0, "steps": 40, "duration": "2 min 0 s"
+        "status": "finished", "AP": 20.0, "iterations": 40, "duration": "2 min 0 s"
     }  # fmt: skip
     assert (contents["gallery"] is not None) == (until == "cache")
     assert [training["stage"] for training in contents["trainings"]] == ["teacher"]
@@ -212,8 +216,8 @@ def test_collect__damaged_evaluation_is_refused(data_source, tmp_path: Path) -> 
 def test_collect__damaged_picture_is_named_and_left_out(data_source, tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path / "work", data_source, until="teacher")
     (experiment.folder / "augmentation.png").write_bytes(b"half a picture")
-    Image.new("RGB", (90, 30), "teal").save(experiment.folder / "arp.png")
+    Image.new("RGB", (90, 30), "teal").save(experiment.folder / "similarity.png")
     notes: list[str] = []
     contents = experiment.contents(note=notes.append)
-    assert [picture["name"] for picture in contents["pictures"]] == ["arp.png"]
+    assert [picture["name"] for picture in contents["pictures"]] == ["similarity.png"]
     assert len(notes) == 1 and "augmentation.png" in notes[0]

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from s4m_pipeline.report import collect, gallery
-from s4m_pipeline.report.page import json_block, render
-from s4m_pipeline.report.pictures import GRID, data_uri, grid_size, outline
-from stages.report import app
+from s4m_pipeline.apps.report import collect, errors, gallery
+from s4m_pipeline.apps.report.page import json_block, render
+from s4m_pipeline.apps.report.pictures import GRID, data_uri, grid_size, outline
+from s4m_stages.report import app
 from tests.conftest import REPOSITORY
 from tests.test_report.conftest import HOSTILE_NAME, Experiment, write_experiment
 
@@ -62,7 +62,9 @@ def test_outline__of_noise__keeps_to_its_length(max_chars: int) -> None:
 def test_limits__together__keep_the_page_below_ten_megabytes() -> None:
     as_text = 4 / 3  # of bytes in base64
     pictures = len(collect.PICTURES) * collect.PICTURE_BYTES
-    size = (gallery.MAX_PHOTO_BYTES + pictures) * as_text + gallery.MAX_OUTLINE_CHARS
+    photos = gallery.MAX_PHOTO_BYTES + errors.MAX_PHOTO_BYTES
+    outlines = gallery.MAX_OUTLINE_CHARS + errors.MAX_OUTLINE_CHARS
+    size = (photos + pictures) * as_text + outlines
     assert size < 9.5e6
 
 
@@ -152,10 +154,10 @@ def test_report__recorded_settings_of_another_version__are_named_as_the_reason(d
     experiment = write_experiment(tmp_path / "work", data_source, until="cache")
     path = experiment.folder / "teacher/run.json"
     run = json.loads(path.read_text())
-    run["config"]["data"]["colour"] = "blue"
+    run["config"]["data"]["color"] = "blue"
     path.write_text(json.dumps(run))
     reason = written(experiment.folder)["gallery_reason"]
-    assert "data.colour" in reason
+    assert "data.color" in reason
     assert "--config" in reason
 
 
@@ -176,4 +178,4 @@ def test_report__misspelt_command__is_told_that_it_is_neither(tmp_path) -> None:
     done = CliRunner().invoke(app, ["similarty", "config.py"])
     assert done.exit_code == 2  # two words: the page takes one
     done = CliRunner().invoke(app, [str(tmp_path / "absent")])
-    assert "no such folder, and no command" in str(done.exception)
+    assert "no such folder and no command" in str(done.exception)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from s4m_pipeline.errors import UserError
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.sam import ImageEmbeddings, Prompts, full_size_masks
+from s4m_pipeline.sam.chunks import Chunker, OutOfDeviceMemory
+from s4m_pipeline.sam.tokens import stream_decoder_tokens
 
 TIGHT = {"atol": 2e-5, "rtol": 0}
 
@@ -119,6 +121,31 @@ def test_encode__out_of_memory_with_one_image_is_a_user_error(make_sam, small_im
         sam.encode(small_images)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        OutOfDeviceMemory("with a single prompt at a time"),
+    ],
+    ids=["torch", "cublas", "cudnn", "in a part"],
+)
+def test_chunker__any_kind_of_out_of_memory__halves_and_any_other_error_is_raised(error) -> None:
+    def run(start: int, stop: int) -> range:
+        if stop - start > 2:
+            raise error
+        return range(start, stop)
+
+    assert [row for _, rows in Chunker(8, "image").map(run, 7) for row in rows] == list(range(7))
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(Chunker(8, "image").map(lambda start, stop: _raise(RuntimeError("shapes differ")), 7))
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def _limit_rows(module: torch.nn.Module, most: int) -> None:
     """Make a module fail as a full device would when its input has more than `most` rows."""
 
@@ -134,7 +161,9 @@ def test_bfloat16__masks_agree_and_prompts_and_iou_stay_in_float32(
 ) -> None:
     sam = make_sam(256, dtype=torch.bfloat16)
     assert {p.dtype for p in sam.network.sam_prompt_encoder.parameters()} == {torch.float32}
-    assert {p.dtype for p in sam.network.sam_mask_decoder.iou_prediction_head.parameters()} == {torch.float32}
+    head, expected_head = (each.network.sam_mask_decoder.iou_prediction_head for each in (sam, small_sam))
+    for weight, unrounded in zip(head.parameters(), expected_head.parameters(), strict=True):
+        assert torch.equal(weight, unrounded), "its output chooses the mask"
     embeddings = sam.encode(small_images)
     assert embeddings.tokens_BChw.dtype == embeddings.stride_4.dtype == torch.bfloat16
     found = sam.decode(embeddings, image_index, prompts, "all")
@@ -145,7 +174,7 @@ def test_bfloat16__masks_agree_and_prompts_and_iou_stay_in_float32(
 
 
 def test_compile__padded_fixed_shapes_give_the_same(
-    make_sam, small_sam, small_embeddings, image_index, prompts, monkeypatch
+    make_sam, small_sam, small_images, small_embeddings, image_index, prompts, monkeypatch
 ) -> None:
     shapes = []
 
@@ -164,6 +193,19 @@ def test_compile__padded_fixed_shapes_give_the_same(
     assert shapes == [4, 4], "seven prompts in chunks of four: the last one is padded"
     expected = small_sam.decode(small_embeddings, image_index, prompts)
     torch.testing.assert_close(found.logits, expected.logits, **TIGHT)
+
+    shapes.clear()
+    sam.encoder_batches.size = 16
+    tokens = sam.encode_tokens(small_images[:3])
+    assert shapes == [4], "three images do not cost as much as sixteen"
+    torch.testing.assert_close(tokens.tokens_BChw, small_embeddings.tokens_BChw[:3], **TIGHT)
+
+    shapes.clear()
+    points = torch.full((3, 1, 2), 5.0)
+    (streamed,) = stream_decoder_tokens(sam, tokens, points)
+    assert shapes == [4], "the blocks alone are compiled as well"
+    expected_tokens = torch.cat([chunk for _, chunk in stream_decoder_tokens(small_sam, tokens, points)])
+    torch.testing.assert_close(streamed[1], expected_tokens, **TIGHT)
 
 
 def test_full_size_masks__pieces_stay_within_the_pixel_budget(

@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.groups import SamOptions
+from s4m_pipeline.config.groups import SamOptions
+from s4m_pipeline.config.sam_files import NANO_DIR, OFFICIAL, official_config
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.sam import BatchedSam, Prompts, build_sam, load_configured_sam, load_sam
-from s4m_pipeline.sam.loader import NANO_DIR, SAM2_DIR
 
 SMALL_YAML = (NANO_DIR / "nano.yaml").read_text()
-OFFICIAL_YAML = SAM2_DIR / "configs" / "sam2.1" / "sam2.1_hiera_t.yaml"
+OFFICIAL_YAML = official_config("facebook/sam2.1-hiera-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,12 @@ def test_load_sam__hub_cache_is_used_before_the_network(
     assert loaded.weights_sha256 == hashlib.sha256((saved / "own.pt").read_bytes()).hexdigest()
 
 
+def test_official__names_and_files__are_those_of_the_package() -> None:
+    from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
+
+    assert HF_MODEL_ID_TO_FILENAMES == OFFICIAL
+
+
 def test_load_sam__unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"'facebook/sam3'.*nano, facebook/sam2-hiera-tiny"):
         load_sam("facebook/sam3")
@@ -126,7 +132,7 @@ def test_load_sam__pickle_with_code_is_refused_and_not_run(saved: Path, tmp_path
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"model": Bomb(tmp_path / "ran")}))
     torch.save({"model": Bomb(tmp_path / "ran")}, tmp_path / "evil2.pt")
     for name in ("evil.pt", "evil2.pt"):
-        with pytest.raises(UserError, match="holds code, which is never run"):
+        with pytest.raises(UserError, match="contains code, which is never run"):
             load_sam(str(tmp_path / name), config=saved / "own.yaml")
     assert not (tmp_path / "ran").exists()
 
@@ -148,7 +154,7 @@ def test_load_sam__weights_of_another_architecture_are_refused(saved: Path) -> N
 
 def test_load_sam__file_that_holds_no_mapping_is_refused(saved: Path, tmp_path: Path) -> None:
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="holds a list"):
+    with pytest.raises(UserError, match="contains a list"):
         load_sam(str(tmp_path / "list.pt"), config=saved / "own.yaml")
 
 
@@ -156,20 +162,30 @@ def test_load_sam__file_that_holds_no_mapping_is_refused(saved: Path, tmp_path: 
     ("text", "message"),
     [
         pytest.param(
-            "model: {_target_: os.system, command: 'true'}", r"instantiate os\.system", id="system-call"
+            "model: {_target_: os.system, command: 'true'}", r"instantiates os\.system", id="system-call"
         ),
         pytest.param(
             "model: {_target_: sam2.modeling.sam2_base.SAM2Base, image_encoder: [{_target_: builtins.eval}]}",
-            r"instantiate builtins\.eval",
+            r"instantiates builtins\.eval",
             id="nested-in-a-list",
         ),
         pytest.param(
             "name: os.system\nmodel: {_target_: '${name}'}",
-            r"instantiate os\.system",
+            r"instantiates os\.system",
             id="behind-an-interpolation",
         ),
         pytest.param("model: [1, 2", "not readable as YAML", id="broken-yaml"),
         pytest.param("trainer: {}", "no `model:` mapping", id="no-model"),
+        pytest.param("model: {x: '${y}'}", "not readable as YAML", id="an-interpolation-of-nothing"),
+        pytest.param("model: {image_size: 3}", "describes no SAM 2 network", id="no-target"),
+        pytest.param(
+            SMALL_YAML.replace("decoder_mlp_dim: 256", "decoder_mlp_dim: null"),
+            "describes no SAM 2 network",
+            id="a-value-that-no-layer-takes",
+        ),
+        pytest.param(
+            "model: !!python/object/apply:os.system ['true']", "not readable as YAML", id="a-tag-with-code"
+        ),
         pytest.param("- 1", "no `model:` mapping", id="a-list"),
     ],
 )
@@ -182,7 +198,7 @@ def test_build_sam__yaml_that_is_not_a_sam2_architecture_is_refused(
 
 
 @pytest.mark.parametrize(
-    "config", sorted(SAM2_DIR.glob("configs/sam2*/sam2*_hiera_*.yaml")), ids=lambda p: p.stem
+    "config", sorted(OFFICIAL_YAML.parents[1].glob("sam2*/sam2*_hiera_*.yaml")), ids=lambda p: p.stem
 )
 def test_build_sam__every_official_yaml_passes_the_check(config: Path) -> None:
     from s4m_pipeline.sam.loader import _read_config

@@ -102,7 +102,7 @@ def test_stream_decoder_tokens__yields_chunks_in_order(small_sam, small_embeddin
     assert starts == [(0, 4), (4, 4), (8, 4), (12, 4), (16, 4)]
 
 
-def test_token_index__pixel_centres_fall_into_the_cell_that_covers_them() -> None:
+def test_token_index__pixel_centers_fall_into_the_cell_that_covers_them() -> None:
     points = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [4.0, 0.0], [99.0, 49.0], [-2.0, 60.0]]])
     index = token_index(points, ((50, 100),), height=25, width=25)
     assert index.tolist() == [[0, 0, 1, 24 * 25 + 24, 24 * 25]]

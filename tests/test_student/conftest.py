@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from s4m_pipeline.data.labelled import load_labelled
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.data.labeled import load_labeled
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
-from s4m_pipeline.options.experiment import load_experiment
 from s4m_pipeline.student.labels import load_labels
 from tests.conftest import REPOSITORY
 from tests.test_refine.conftest import write_untrained_teacher
@@ -21,7 +21,7 @@ TrainStudent = Callable[..., Path]
 @pytest.fixture(scope="session")
 def student_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `data`, `study.py` and `work/{teacher,cache}`; tests must not write into it."""
-    from stages.refine import refine
+    from s4m_stages.refine import refine
 
     root = tmp_path_factory.mktemp("student")
     subsets = (Subset("labeled", 0, 3), Subset("val", 1, 2), Subset("train", 2, 6))
@@ -41,7 +41,7 @@ cache = dict(part_images=2, embeddings=False)
 optim_wrapper = dict(optimizer=dict(lr=1e-5))
 train_pipeline = [
     dict(type="LoadRGB"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadInstances"),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),
 ]
@@ -69,7 +69,7 @@ student = dict(
 @pytest.fixture
 def train_student(student_experiment: Path, tmp_path: Path) -> TrainStudent:
     """`s4m train-student` in this process: `train_student("name", "key=value")` returns its work folder."""
-    from stages.train_student import train_student as command
+    from s4m_stages.train_student import train_student as command
 
     def run(name: str, *overrides: str, **switches: Any) -> Path:
         command(
@@ -92,8 +92,8 @@ def prepare(experiment: Path, work: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def inputs(student_experiment: Path) -> tuple[Any, ...]:
-    """Student, config, labelled images and labels, as a training of `student_experiment` has them."""
-    options, parts = load_experiment(student_experiment / "study.py", [])
-    train, _ = load_labelled(options.data)
+    """Student, config, labeled images and labels, as a training of `student_experiment` has them."""
+    options, config = load_experiment(student_experiment / "study.py", [])
+    train, _ = load_labeled(options.data)
     labels = load_labels(options.data, student_experiment / "work/cache", None, train)
-    return options.require_student(), parts, train, labels
+    return options.require_student(), config, train, labels

@@ -8,14 +8,16 @@ import torch
 
 
 def paste_slowly(batch, options, seed):
-    """What `paste_instances` must return after `torch.manual_seed(seed)`: pixels, masks, labels as numpy."""
+    """What `paste_instances` must return after `torch.manual_seed(seed)`: pixels, masks, labels and what is
+    ignored, as numpy."""
     torch.manual_seed(seed)
     pixels = [image.numpy() for image in batch.pixels_B3HW]
     masks = [list(each.numpy()) for each in batch.masks]
     labels = [each.tolist() for each in batch.labels]
     half = len(pixels) * Fraction(str(options.fraction)) // 2
     order, draws = torch.randperm(len(pixels))[: 2 * half].tolist(), torch.rand(2 * half, 3).tolist()
-    results = {i: (pixels[i].copy(), masks[i], labels[i]) for i in range(len(pixels))}
+    ignored = [None if each is None else each.numpy() for each in batch.ignored]
+    results = {i: (pixels[i].copy(), masks[i], labels[i], ignored[i]) for i in range(len(pixels))}
     for turn, source in enumerate(order):
         target = order[(turn + half) % (2 * half)]
         valid = batch.sizes_hw[source]
@@ -25,6 +27,7 @@ def paste_slowly(batch, options, seed):
         box = union_box([masks[source][k] for k in kept], valid)
         factor = options.scale_range[0] + (options.scale_range[1] - options.scale_range[0]) * draws[turn][0]
         new, old = pixels[target].copy(), [mask.copy() for mask in masks[target]]
+        region = None if ignored[target] is None else ignored[target].copy()
         pasted = [np.zeros_like(masks[source][k]) for k in kept]
         rows = source_rows(box[0], factor, draws[turn][1], batch.sizes_hw[target][0], options.placement)
         columns = source_rows(box[1], factor, draws[turn][2], batch.sizes_hw[target][1], options.placement)
@@ -36,13 +39,13 @@ def paste_slowly(batch, options, seed):
                     mask[y, x] = is_hit
                 if any(hit):
                     new[:, y, x] = bilinear(pixels[source], row, column, box)
-                    for mask in old:
+                    for mask in old if region is None else [*old, region]:
                         mask[y, x] = False
         every = [*zip(old, labels[target], strict=True)]
         every += zip(pasted, [labels[source][k] for k in kept], strict=True)
         every = [(mask, label) for mask, label in every if mask.any()]
         if rows and columns:
-            results[target] = (new, [mask for mask, _ in every], [label for _, label in every])
+            results[target] = (new, [mask for mask, _ in every], [label for _, label in every], region)
     return [results[i] for i in range(len(pixels))]
 
 
@@ -57,7 +60,7 @@ def union_box(masks, valid):
 
 
 def source_rows(span, factor, uniform, valid, placement):
-    """For each row of the target's valid area that the box reaches: where its centre lies in the source."""
+    """For each row of the target's valid area that the box reaches: where its center lies in the source."""
     length = span[1] - span[0]
     scaled = max(1, round(length * factor))
     if placement == "same":
@@ -72,7 +75,7 @@ def source_rows(span, factor, uniform, valid, placement):
 
 
 def bilinear(image, row, column, box):
-    """(3,) value between the pixels of the box; beyond its outer pixels' centres, those."""
+    """(3,) value between the pixels of the box; beyond its outer pixels' centers, those."""
     (top, bottom), (left, right) = box
     row, column = float(min(max(row, top), bottom - 1)), float(min(max(column, left), right - 1))
     y, x = int(row), int(column)

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s4m_pipeline.options.student import ArpOptions
-from s4m_pipeline.student.arp import LabelledImages, paste_instances
+from s4m_pipeline.config.student import ArpOptions
+from s4m_pipeline.student.arp import LabeledImages, paste_instances
 from tests.test_student.reference_arp import paste_slowly
-from tests.test_student.scenes import PADDED_HW, colour_of, painted_batch
+from tests.test_student.scenes import PADDED_HW, color_of, painted_batch, weights_of
 
 
 def paste(batch, options, seed=0):
@@ -22,11 +22,14 @@ def image_pair(first_masks, second_masks, sizes_hw=None):
     for image, boxes in zip(masks, (first_masks, second_masks), strict=True):
         for mask, (top, left, bottom, right) in zip(image, boxes, strict=True):
             mask[top:bottom, left:right] = True
-    return LabelledImages(
+    first_labels, second_labels = torch.arange(len(first_masks)) + 1, torch.arange(len(second_masks)) + 11
+    return LabeledImages(
         pixels_B3HW=torch.stack([torch.zeros(3, 6, 6), torch.ones(3, 6, 6)]),
         sizes_hw=sizes_hw or [(6, 6), (6, 6)],
         masks=masks,
-        labels=[torch.arange(len(first_masks)) + 1, torch.arange(len(second_masks)) + 11],
+        labels=[first_labels, second_labels],
+        weights=[weights_of(labels) for labels in (first_labels, second_labels)],
+        ignored=[None, None],
     )
 
 
@@ -47,12 +50,16 @@ def test_paste_instances__on_random_scenes_of_all_sizes__equals_the_slow_referen
     result = paste(batch, options, seed)
     # Resized pixels are weighted sums in another order of rounding.
     tolerance = 0 if options.scale_range == (1.0, 1.0) else 1e-5
-    for i, (pixels, masks, labels) in enumerate(paste_slowly(batch, options, seed)):
+    for i, (pixels, masks, labels, ignored) in enumerate(paste_slowly(batch, options, seed)):
         torch.testing.assert_close(
             result.pixels_B3HW[i], torch.from_numpy(pixels), atol=tolerance, rtol=0, check_dtype=True
         )
         assert result.labels[i].tolist() == labels
+        assert torch.equal(result.weights[i], weights_of(result.labels[i]))
         assert [mask.tolist() for mask in result.masks[i]] == [mask.tolist() for mask in masks]
+        assert (result.ignored[i] is None) == (ignored is None)
+        if ignored is not None:
+            assert result.ignored[i].tolist() == ignored.tolist()
 
 
 @settings(max_examples=80, deadline=None)
@@ -70,10 +77,10 @@ def test_paste_instances__painted_instances__every_pixel_agrees_with_its_one_mas
     options = ArpOptions(fraction=fraction, min_area_px=min_area_px, placement=placement)
     result = paste(batch, options, seed)
     for image, (height, width) in enumerate(result.sizes_hw):
-        expected = colour_of(-1 - image).expand(3, height, width).clone()
+        expected = color_of(-1 - image).expand(3, height, width).clone()
         masks = result.masks[image][:, :height, :width]
         for mask, label in zip(masks, result.labels[image].tolist(), strict=True):
-            expected[:, mask] = colour_of(label)[:, 0]
+            expected[:, mask] = color_of(label)[:, 0]
         assert not (masks.sum(dim=0) > 1).any()
         assert torch.equal(result.pixels_B3HW[image, :, :height, :width], expected)
 
@@ -165,11 +172,13 @@ def test_paste_instances__one_image__stays_as_it_is():
 )
 def test_paste_instances__fraction__pairs_the_largest_even_number_of_images(num_images, fraction, paired):
     mask = torch.ones(1, 1, 1, dtype=torch.bool)
-    batch = LabelledImages(
+    batch = LabeledImages(
         pixels_B3HW=torch.zeros(num_images, 3, 1, 1),
         sizes_hw=[(1, 1)] * num_images,
         masks=[mask] * num_images,
         labels=[torch.tensor([i]) for i in range(num_images)],
+        weights=[torch.ones(1, 2)] * num_images,
+        ignored=[None] * num_images,
     )
     given_by = [labels.item() for labels in paste(batch, ArpOptions(fraction=fraction)).labels]
     assert sum(giver != image for image, giver in enumerate(given_by)) == paired
@@ -180,6 +189,7 @@ def test_paste_instances__over_seeds__pairs_every_two_images():
     batch = painted_batch(0, 4, sizes_hw=[PADDED_HW] * 4)
     batch.masks[:] = [torch.ones(1, *PADDED_HW, dtype=torch.bool)] * 4
     batch.labels[:] = [torch.tensor([i]) for i in range(4)]
+    batch.weights[:] = [weights_of(labels) for labels in batch.labels]
     partners = {paste(batch, ArpOptions(), seed).labels[0].item() for seed in range(40)}
     assert partners == {1, 2, 3}
 
@@ -203,7 +213,7 @@ def test_paste_instances__random_place_of_a_larger_group__covers_the_valid_area(
         assert int(result.masks[1].sum()) == 6
 
 
-def test_paste_instances__same_place_other_size__keeps_the_centre():
+def test_paste_instances__same_place_other_size__keeps_the_center():
     batch = image_pair([(2, 2, 4, 4)], [])
     result = paste(batch, ArpOptions(scale_range=(2.0, 2.0)))
     assert torch.equal(result.masks[1], image_pair([(1, 1, 5, 5)], []).masks[0])
@@ -229,6 +239,8 @@ def test_paste_instances__inputs__are_not_modified():
     assert torch.equal(batch.pixels_B3HW, again.pixels_B3HW)
     for before, after in zip(again.masks + again.labels, batch.masks + batch.labels, strict=True):
         assert torch.equal(before, after)
+    regions = [pair for pair in zip(again.ignored, batch.ignored, strict=True) if pair[0] is not None]
+    assert regions and all(torch.equal(*pair) for pair in regions)
 
 
 def test_paste_instances__same_seed__same_result_and_another_seed_another():

@@ -1,9 +1,9 @@
-"""Strong augmentation of colours."""
+"""Strong augmentation of colors."""
 
 import pytest
 import torch
 
-from s4m_pipeline.options.student import PhotometricOptions
+from s4m_pipeline.config.student import PhotometricOptions
 from s4m_pipeline.student.photometric import strong_augment
 
 NOTHING = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
@@ -23,7 +23,7 @@ def augment(pixels, seed=0, sizes_hw=SIZES_HW, **options):
     return strong_augment(pixels, sizes_hw, PhotometricOptions(**{**NOTHING, **options}))
 
 
-def is_grey(images):
+def is_gray(images):
     return (images == images[:, :1]).flatten(1).all(dim=1)
 
 
@@ -49,11 +49,11 @@ def test_strong_augment__each_transform__happens_as_often_as_asked_and_to_each_i
     assert abs(float(changed) - p) < 0.08  # more than three standard deviations
 
 
-def test_strong_augment__greyscale__gives_equal_channels_in_the_valid_area():
+def test_strong_augment__grayscale__gives_equal_channels_in_the_valid_area():
     result = augment(random_batch(), grey_p=1.0)
     for image, (height, width) in zip(result, SIZES_HW, strict=True):
-        assert is_grey(image[None, :, :height, :width]).all()
-    assert not is_grey(random_batch()).any()
+        assert is_gray(image[None, :, :height, :width]).all()
+    assert not is_gray(random_batch()).any()
 
 
 def test_strong_augment__jitter_strength_0__changes_nothing():
@@ -72,9 +72,9 @@ def test_strong_augment__blur__spreads_a_dot_around_its_place_with_the_drawn_wid
     dot[:, :, 20, 24] = 1
     result = augment(dot, sizes_hw=[(41, 41)], blur_p=1.0, blur_sigma_px=(2.0, 2.0))[0, 0].double()
     rows, columns = torch.meshgrid(torch.arange(41), torch.arange(41), indexing="ij")
-    centre = (result * rows).sum(), (result * columns).sum()
+    center = (result * rows).sum(), (result * columns).sum()
     variance = (result * (rows - 20) ** 2).sum()
-    torch.testing.assert_close(torch.stack(centre), torch.tensor([20.0, 24.0]).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.stack(center), torch.tensor([20.0, 24.0]).double(), atol=1e-3, rtol=0)
     assert 3.8 < variance < 4.0  # the kernel ends at three standard deviations
 
 

@@ -5,8 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from s4m_pipeline.options.student import ArpOptions, PhotometricOptions
-from s4m_pipeline.registry import register_all
+from s4m_cache.masks import Masks
+from s4m_pipeline.config.student import ArpOptions, PhotometricOptions
+from s4m_pipeline.data.window_masks import WindowMasks
+from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.student.arp import paste_instances
+from s4m_pipeline.student.photometric import strong_augment
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
@@ -38,7 +42,7 @@ def batch(*branches: str, low: float = 0.0, high: float = 255.0) -> dict[str, An
 
 
 def test_preprocessor__pixels_outside_the_range_give_finite_inputs() -> None:
-    """As colour distortion while loading leaves them: 0 in one channel and less in the others."""
+    """As color distortion while loading leaves them: 0 in one channel and less in the others."""
     for seed in range(12):
         data = batch(*["unlabeled"] * 4, low=-30.0, high=380.0)
         for image in data["inputs"]:
@@ -47,7 +51,7 @@ def test_preprocessor__pixels_outside_the_range_give_finite_inputs() -> None:
         assert preprocessor()(data, training=True)["inputs"].isfinite().all()
 
 
-def test_preprocessor__labelled_images_are_those_of_mmdet() -> None:
+def test_preprocessor__labeled_images_are_those_of_mmdet() -> None:
     from mmdet.models import DetDataPreprocessor
 
     plain = DetDataPreprocessor(mean=MEAN, std=STD, pad_size_divisor=32)
@@ -57,7 +61,31 @@ def test_preprocessor__labelled_images_are_those_of_mmdet() -> None:
     assert not torch.equal(found[1], expected[1])
 
 
-def test_preprocessor__arp_exchanges_instances_of_unlabelled_images_only() -> None:
+def test_preprocessor__unlabeled_images_are_those_normalized_first_and_restored_to_be_augmented() -> None:
+    """The slower way: mmdet normalizes, its pixels are restored, augmented, normalized and padded again."""
+    from mmdet.models import DetDataPreprocessor
+
+    from s4m_pipeline.models.head import as_tensors
+    from s4m_pipeline.student.preprocessor import labeled_images
+
+    plain = DetDataPreprocessor(mean=MEAN, std=STD, pad_size_divisor=32, pad_mask=True)
+    data = plain(batch("unlabeled", "unlabeled"), training=True)
+    for sample in data["data_samples"]:
+        sample.gt_instances = as_tensors(sample.gt_instances, data["inputs"].device)
+    torch.manual_seed(0)
+    pasted = paste_instances(
+        labeled_images(data["inputs"] * plain.std + plain.mean, data["data_samples"]), ArpOptions()
+    )
+    pixels = strong_augment(pasted.pixels_B3HW, pasted.sizes_hw, PhotometricOptions())
+    expected = (pixels * 255 - plain.mean) / plain.std
+    expected[:, :, 40:] = expected[:, :, :, 48:] = 0
+
+    torch.manual_seed(0)
+    found = preprocessor()(batch("unlabeled", "unlabeled"), training=True)["inputs"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)  # pixels have a standard deviation of 1
+
+
+def test_preprocessor__arp_exchanges_instances_of_unlabeled_images_only() -> None:
     quiet = PhotometricOptions(jitter_p=0.0, grey_p=0.0, blur_p=0.0)
     out = preprocessor(photometric=quiet)(batch("labeled", "unlabeled", "unlabeled"), training=True)
     labels = [sample.gt_instances.labels.tolist() for sample in out["data_samples"]]
@@ -65,6 +93,19 @@ def test_preprocessor__arp_exchanges_instances_of_unlabelled_images_only() -> No
     for sample in out["data_samples"]:
         assert sample.gt_instances.masks.dtype == torch.bool
         assert sample.gt_instances.masks.shape[1:] == (64, 64)
+
+
+def test_preprocessor__ignored_regions__are_padded_and_lose_what_arp_pastes() -> None:
+    data = batch("labeled", "unlabeled", "unlabeled")
+    region = np.zeros((1, 40, 48), np.bool_)
+    region[:, :20] = True
+    data["data_samples"][2].ignored = WindowMasks(Masks.from_dense(region), 40, 48)
+    out = preprocessor()(data, training=True)["data_samples"]
+    assert ["ignored" in sample for sample in out] == [False, False, True]
+    expected = np.zeros((64, 64), np.bool_)
+    expected[:20, :48] = True
+    expected[4:12, 6:20] = False  # the instance of the second image
+    np.testing.assert_array_equal(out[2].ignored.numpy(), expected)
 
 
 def test_preprocessor__padding_stays_zero_after_strong_augmentation() -> None:
@@ -87,5 +128,5 @@ def test_preprocessor__in_a_training_of_mixed_precision__gives_the_pixels_of_flo
 def test_preprocessor__at_test_time_augments_nothing() -> None:
     found = preprocessor()(batch("unlabeled"), training=False)["inputs"]
     pixels = batch("unlabeled")["inputs"][0]
-    normalised = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    torch.testing.assert_close(found[0, :, :40, :48], normalised)
+    normalized = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    torch.testing.assert_close(found[0, :, :40, :48], normalized)

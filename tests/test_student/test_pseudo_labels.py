@@ -1,7 +1,8 @@
-"""Unlabelled images with the labels of the cache, through the labelled branch's transforms."""
+"""Unlabeled images with the labels of the cache, through the labeled branch's transforms."""
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache.errors import CacheError, LockedError
-from cache.generation import Generation
-from cache.generations import retire
-from cache.records import ImageLabels, Instances
+from s4m_cache.errors import CacheError, LockedError
+from s4m_cache.generation import Generation
+from s4m_cache.generations import retire
+from s4m_cache.records import ImageLabels, Instances
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.dataset import collate_instances
 from s4m_pipeline.data.images import read_rgb
-from s4m_pipeline.engine import pseudo_labels
-from s4m_pipeline.engine.pseudo_labels import PseudoLabelledImages
-from s4m_pipeline.engine.seeding import seed_all
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.registry import register_all
+from s4m_pipeline.data.seeding import seed_all
+from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.student import pseudo_labels
+from s4m_pipeline.student.pseudo_labels import PseudoLabeledImages
 from tests.conftest import TinyCoco
-from tests.test_student.labelled_scenes import PIPELINE, painted_labels, pseudo_labelled, publish_labels
+from tests.test_student.labeled_scenes import PIPELINE, painted_labels, pseudo_labeled, publish_labels
 
 LOADED = [*PIPELINE[:2], PIPELINE[-1]]
 COUNTS = {1: 2, 2: 0, 3: 1, 4: 2, 5: 0, 6: 2}
-Build = Callable[..., PseudoLabelledImages]
+Build = Callable[..., PseudoLabeledImages]
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +49,18 @@ def cache(written: Path, tmp_path: Path) -> Path:
 def build(tiny_coco: TinyCoco, cache: Path) -> Build:
     """The data set with generation 1."""
 
-    def build_dataset(**changes: Any) -> PseudoLabelledImages:
+    def build_dataset(**changes: Any) -> PseudoLabeledImages:
         register_all()
-        config = pseudo_labelled(tiny_coco, cache, **changes)
+        config = pseudo_labeled(tiny_coco, cache, **changes)
         config.pop("type")
-        dataset = PseudoLabelledImages(**config)
+        dataset = PseudoLabeledImages(**config)
         dataset.use_generation(1)
         return dataset
 
     return build_dataset
 
 
-def counts(dataset: PseudoLabelledImages) -> list[int]:
+def counts(dataset: PseudoLabeledImages) -> list[int]:
     return [len(dataset[place]["data_samples"].gt_instances) for place in range(len(dataset))]
 
 
@@ -91,7 +93,7 @@ def test_pseudo_labels__after_the_transforms_still_lie_on_their_pixels(build: Bu
     assert found > 10
 
 
-def test_pseudo_labels__images_without_any_stay_whatever_the_labelled_branch_does(build: Build) -> None:
+def test_pseudo_labels__images_without_any_stay_whatever_the_labeled_branch_does(build: Build) -> None:
     strict: list[dict[str, Any]] = [
         *PIPELINE[:2],
         {"type": "RandomCrop", "crop_size": (64, 64)},
@@ -123,6 +125,54 @@ def test_pseudo_labels__instances_without_pixels_are_left_out(
     np.testing.assert_array_equal(found.masks.masks, masks[1:2])
 
 
+def ignoring_the_last(labels: ImageLabels) -> ImageLabels:
+    instances = labels.instances
+    ignored = np.arange(len(instances)) == len(instances) - 1
+    return replace(labels, instances=replace(instances, ignored=ignored))
+
+
+def test_pseudo_labels__ignored_ones__are_where_either_mask_and_no_other_label_is(
+    build: Build, cache: Path, tiny_coco: TinyCoco
+) -> None:
+    refined, raw = np.zeros((2, 3, 64, 64), np.bool_)
+    refined[:, 10:30, 10:30] = True
+    raw[1, 20:40, 20:40] = True
+    raw[2, :5, :5] = True
+    instances = Instances.create(
+        masks=refined, raw_masks=raw, labels=[1, 0, 0], scores=[0.9, 0.8, 0.7], ignored=[False, True, True]
+    )
+    first = ImageLabels(image_id=1, height=64, width=64, instances=instances)
+    publish_labels(cache, 3, [first, *(painted_labels(tiny_coco, i, 2) for i in range(2, 7))])
+    dataset = build(pipeline=LOADED)
+    dataset.use_generation(3)
+    samples = collate_instances([dataset[0], dataset[1]])["data_samples"]
+    assert samples[0].gt_instances.labels.tolist() == [1]
+    np.testing.assert_array_equal(samples[0].gt_instances.masks.masks, refined[:1])
+    expected = (raw[1] | raw[2]) & ~refined[0]
+    np.testing.assert_array_equal(samples[0].ignored.masks, expected[None])
+    assert "ignored" not in samples[1]
+
+
+def test_pseudo_labels__ignored_region_after_the_transforms__still_lies_on_its_pixels(
+    build: Build, cache: Path, tiny_coco: TinyCoco
+) -> None:
+    images = [ignoring_the_last(painted_labels(tiny_coco, i, 2)) for i in COUNTS]
+    publish_labels(cache, 3, images)
+    dataset, found = build(), 0
+    dataset.use_generation(3)
+    for repeat in range(5):
+        for place, labels in enumerate(images):
+            seed_all(repeat, place)
+            item = dataset[place]
+            assert len(item["data_samples"].gt_instances) < 2
+            if "ignored" in item["data_samples"]:
+                (region,) = item["data_samples"].ignored.masks
+                color = (240, 10)[labels.instances.labels[-1]]
+                assert np.all(item["inputs"].numpy()[:, region > 0] == color) and region.any()
+                found += 1
+    assert found > 10
+
+
 def test_generation__another_one__is_read_and_the_first_let_go(build: Build, cache: Path) -> None:
     dataset = build()
     assert sum(counts(dataset)) > 0
@@ -137,10 +187,10 @@ def test_generation__another_one__is_read_and_the_first_let_go(build: Build, cac
 
 def test_generation__of_other_classes__is_refused(build: Build, cache: Path, tiny_coco: TinyCoco) -> None:
     publish_labels(
-        cache, 3, [painted_labels(tiny_coco, i, 0) for i in COUNTS], classes=("dark", "bright", "grey")
+        cache, 3, [painted_labels(tiny_coco, i, 0) for i in COUNTS], classes=("dark", "bright", "gray")
     )
     dataset = build()
-    with pytest.raises(UserError, match=r"gen-0003.*'grey'.*'bright', 'dark'"):
+    with pytest.raises(UserError, match=r"gen-0003.*'gray'.*'bright', 'dark'"):
         dataset.use_generation(3)
     assert sum(counts(dataset)) > 0  # the one before is still read
 
@@ -187,5 +237,5 @@ def test_image_of_another_size__with_labels__is_an_error_naming_both(build: Buil
 
 
 def test_pipeline__that_loads_nothing__is_refused(build: Build) -> None:
-    with pytest.raises(UserError, match="train_pipeline: expected LoadRGB and LoadAnnotations"):
+    with pytest.raises(UserError, match="train_pipeline: expected LoadRGB and LoadInstances"):
         build(pipeline=PIPELINE[2:])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.experiment import load_experiment
-from s4m_pipeline.report.illustrations import _deepest, draw_outdated
-from stages.report import page
+from s4m_pipeline.apps.report.illustrations import _innermost_point, draw_outdated
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
+from s4m_stages.report import page
 from tests.test_student.conftest import prepare
 
 NAMES = ("similarity.png", "augmentation.png")
@@ -19,9 +19,9 @@ NAMES = ("similarity.png", "augmentation.png")
 def draw(experiment: Path, work: Path, *overrides: str) -> list[str]:
     """What was noted while the pictures of a work folder were drawn."""
     notes: list[str] = []
-    options, parts = load_experiment(experiment / "study.py", list(overrides))
+    options, config = load_experiment(experiment / "study.py", list(overrides))
     weights = {"teacher": work / "teacher/weights.safetensors"}
-    draw_outdated(work, work / "cache", weights, options, parts, notes.append)
+    draw_outdated(work, work / "cache", weights, options, config, notes.append)
     return notes
 
 
@@ -66,13 +66,13 @@ def test_draw_outdated__faulty_data__end_nothing_and_leave_no_files(student_expe
     assert sorted(path.name for path in work.iterdir()) == before
 
 
-def test_deepest__of_a_shape_with_a_hole__is_where_it_is_thickest():
+def test_innermost_point__of_a_shape_with_a_hole__is_where_it_is_thickest():
     mask = np.zeros((40, 60), bool)
     mask[5:36, 5:56] = True
     mask[10:31, 10:25] = False
-    x, y = _deepest(mask)
+    x, y = _innermost_point(mask)
     assert 38 <= x <= 42 and 18 <= y <= 22
-    assert _deepest(np.ones((9, 9), bool)) == (4, 4)  # the image's edge is an outline, too
+    assert _innermost_point(np.ones((9, 9), bool)) == (4, 4)  # the image's edge is an outline, too
 
 
 def test_page__pictures_without_a_config__are_refused(tmp_path):

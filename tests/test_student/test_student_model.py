@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from s4m_pipeline.config import load_config
-from s4m_pipeline.registry import register_all
+from s4m_pipeline.config.loading import load_config
+from s4m_pipeline.models.registry import register_all
 from tests.conftest import REPOSITORY
 
 Losses = dict[str, Tensor]
+
+pytestmark = pytest.mark.usefixtures("points_by_purpose")
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +22,18 @@ def build() -> Callable[..., Any]:
     register_all()
     from mmdet.registry import MODELS
 
-    from s4m_pipeline.engine.parts import model_config
+    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.student import StudentMask2Former
 
-    parts, _ = load_config(REPOSITORY / "configs/demo/demo.py")
+    config, _ = load_config(REPOSITORY / "configs/demo/demo.py")
 
     def make(**student: Any) -> Any:
-        config = model_config(parts["model"], 2)
-        config["backbone"]["norm_eval"] = True  # else the images of a batch change one another's features
+        model = model_config(config["model"], 2)
+        model["backbone"]["norm_eval"] = True  # else the images of a batch change one another's features
         if student:
-            config.update(type="StudentMask2Former", **{"unlabeled_background": 0.1, **student})
+            model.update(type=StudentMask2Former, **{"unlabeled_background": 0.1, **student})
         torch.manual_seed(0)
-        return MODELS.build(config).train()
+        return MODELS.build(model).train()
 
     return make
 
@@ -65,28 +68,28 @@ def batch(*pseudo_counts: int) -> list[Any]:
     return labeled + [sample("unlabeled", count, 20 + i) for i, count in enumerate(pseudo_counts)]
 
 
-def test_student__pseudo_labels_leave_the_labelled_losses_alone(build: Any, images: Tensor) -> None:
+def test_student__pseudo_labels_leave_the_labeled_losses_alone(build: Any, images: Tensor) -> None:
     model = build(unlabeled_weight=2.0)
     one, other = losses(model, batch(2, 3), images), losses(model, batch(0, 1), images)
-    labelled = [name for name in one if name.startswith(("loss", "d"))]
-    assert len(labelled) == 3 * 4  # three losses of four layers' predictions
-    for name in labelled:
+    labeled = [name for name in one if name.startswith(("loss", "d"))]
+    assert len(labeled) == 3 * 4  # three losses of four layers' predictions
+    for name in labeled:
         assert torch.equal(one[name], other[name]), name
 
 
-def test_student__labelled_losses_equal_those_of_the_supervised_network(build: Any, images: Tensor) -> None:
+def test_student__labeled_losses_equal_those_of_the_supervised_network(build: Any, images: Tensor) -> None:
     from mmdet.structures.mask import BitmapMasks
 
     student = losses(build(unlabeled_weight=2.0), batch(2, 3), images)
-    labelled = batch()
-    for item in labelled:
+    labeled = batch()
+    for item in labeled:
         item.gt_instances.masks = BitmapMasks(item.gt_instances.masks.numpy().astype("uint8"), 64, 64)
-    supervised = losses(build(), labelled, images[:2])
+    supervised = losses(build(), labeled, images[:2])
     for name, value in supervised.items():
         torch.testing.assert_close(value, student[name])
 
 
-def test_student__unlabelled_losses_equal_labelled_ones_on_the_same_data_times_the_weight(
+def test_student__unlabeled_losses_equal_labeled_ones_on_the_same_data_times_the_weight(
     build: Any, images: Tensor
 ) -> None:
     model = build(unlabeled_weight=2.0)
@@ -99,7 +102,7 @@ def test_student__unlabelled_losses_equal_labelled_ones_on_the_same_data_times_t
 
 
 @pytest.mark.parametrize("weight", [0.0, 5.0])
-def test_student__without_pseudo_labels_the_gradient_is_that_of_the_labelled_branch(
+def test_student__without_pseudo_labels_the_gradient_is_that_of_the_labeled_branch(
     weight: float, build: Any, images: Tensor
 ) -> None:
     model = build(unlabeled_weight=weight)
@@ -131,3 +134,17 @@ def test_student__background_weight_0_does_not_push_unmatched_queries(build: Any
         pushed[background] = int(gradient[2].abs().sum(-1).gt(0).sum())
         assert model.panoptic_head.class_weight == [1.0, 1.0, 0.1]  # put back
     assert pushed == {0.0: 1, 0.1: 15}
+
+
+def test_student__ignored_region__changes_the_class_losses_of_its_image_alone(
+    build: Any, images: Tensor
+) -> None:
+    model = build(unlabeled_weight=1.0)
+    plain, samples = losses(model, batch(2, 1), images), batch(2, 1)
+    samples[3].ignored = torch.ones(64, 64, dtype=torch.bool)
+    found = losses(model, samples, images)
+    changed = {name for name, value in plain.items() if not torch.equal(value, found[name])}
+    assert changed and changed <= {name for name in plain if "unsup" in name and name.endswith("loss_cls")}
+    samples[0].ignored = samples[2].ignored = torch.zeros(64, 64, dtype=torch.bool)
+    again = losses(model, samples, images)
+    assert all(torch.equal(value, again[name]) for name, value in found.items())

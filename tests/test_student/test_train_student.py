@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +16,32 @@ import torch
 from mmengine.hooks import Hook
 from safetensors.torch import load_file
 
-from cache.coco import import_coco
-from cache.errors import CacheError
-from cache.generation import Generation
-from cache.generations import current_number
-from cache.verify import repair
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.refine import session
+from s4m_cache.errors import CacheError
+from s4m_cache.generation import Generation
+from s4m_cache.generations import current_number
+from s4m_cache.importing import import_coco
+from s4m_cache.verify import repair
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.labeled import load_labeled
 from s4m_pipeline.refine.gate import Outcome
-from s4m_pipeline.student import label_maker
+from s4m_pipeline.student import refresh
+from s4m_pipeline.student.build import student_dataloader
+from s4m_pipeline.student.labels import TrueLabels, labels_of_source
+from s4m_pipeline.student.two_branches import TwoBranchDataset
 from tests.test_refine.conftest import labels_of, write_untrained_teacher
 from tests.test_student.conftest import TrainStudent, prepare
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WITHOUT_REFRESH = ("student.refresh_every=None", "student.burn_in=0")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Sums depend on how many threads share them; the processes started here have one as well."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(
-    student_experiment: Path, tmp_path_factory: pytest.TempPathFactory, _one_thread: None
+    student_experiment: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None
 ) -> Path:
     """The work folder of a run that nothing disturbed."""
-    from stages.train_student import train_student
+    from s4m_stages.train_student import train_student
 
     work = prepare(student_experiment, tmp_path_factory.mktemp("uninterrupted") / "work")
     train_student(student_experiment / "study.py", [], work)
@@ -78,7 +73,7 @@ def assert_same_end(first: Path, second: Path) -> None:
 
 def start(experiment: Path, work: Path) -> subprocess.Popen:
     code = (
-        "import sys; from pathlib import Path; from stages.train_student import train_student;"
+        "import sys; from pathlib import Path; from s4m_stages.train_student import train_student;"
         "train_student(Path(sys.argv[1]), [], Path(sys.argv[2]))"
     )
     arguments = [sys.executable, "-c", code, str(experiment / "study.py"), str(work)]
@@ -130,14 +125,14 @@ def test_train_student__killed_and_repeated_ends_in_the_same_place(
 def test_train_student__terminated_in_a_refresh_saves_and_goes_on_with_it(
     uninterrupted: Path, train_student: TrainStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = session.label_shard_of
+    real = refresh.label_shards
 
     def label_and_signal(*arguments: Any, **options: Any) -> bool:
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments, **options)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as caught:
-        patched.setattr(session, "label_shard_of", label_and_signal)
+        patched.setattr(refresh, "label_shards", label_and_signal)
         train_student("stopped")
     assert caught.value.code == 143
     assert taken(tmp_path / "stopped") == [(0, 1, "taken")]
@@ -146,7 +141,7 @@ def test_train_student__terminated_in_a_refresh_saves_and_goes_on_with_it(
 
 def refine_otherwise(experiment: Path, work: Path, shard: str | None) -> None:
     """`s4m refine --generation 2`, with a setting of its own."""
-    from stages.refine import refine
+    from s4m_stages.refine import refine
 
     refine(
         experiment / "study.py",
@@ -180,7 +175,7 @@ def test_train_student__rejected_labels_are_not_taken(
     train_student: TrainStudent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        label_maker.RefineLabels, "__call__", lambda *arguments: (2, Outcome("rejected", {"quality": {}}))
+        refresh.RefineLabels, "__call__", lambda *arguments: (2, Outcome("rejected", {"quality": {}}))
     )
     work = train_student("run", "student.iterations=3")
     assert taken(work) == [(0, 1, "taken"), (2, 1, "rejected")]
@@ -216,7 +211,39 @@ def test_train_student__control_experiment_needs_no_cache(
     assert json.loads(lines[0])["pseudo_instances"] > 0
 
 
-def test_train_student__without_pseudo_labels_learns_from_the_labelled_branch_only(
+def test_train_student__with_true_labels_needs_no_cache_and_reads_unlabeled_images_only(
+    train_student: TrainStudent, student_experiment: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(prepare(student_experiment, tmp_path / "truth") / "cache")
+    data = student_experiment / "data"
+    true = ["student.source=truth", *WITHOUT_REFRESH]
+    with pytest.raises(
+        UserError, match=r"(?s)not the ground truth of the unlabeled images.*refine.ground_truth"
+    ):
+        train_student("truth", *true, "refine.ground_truth=labeled.json")
+    work = train_student("truth", *true, "student.iterations=2", "refine.ground_truth=train.json")
+    assert not (work / "student/generations.jsonl").exists()
+    lines = (work / "student/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["pseudo_instances"] > 0
+
+    options, config = load_experiment(
+        student_experiment / "study.py", [*true, "refine.ground_truth=train.json"]
+    )
+    few = json.loads((data / "train.json").read_text())
+    few = {"images": few["images"][:2], "annotations": [], "categories": few["categories"]}
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    options = options.model_copy(
+        update={"data": options.data.model_copy(update={"unlabeled": str(tmp_path / "few.json")})}
+    )
+    train, _ = load_labeled(options.data)
+    labels = labels_of_source(options, work / "cache", None, train)
+    assert isinstance(labels, TrueLabels)
+    loader = student_dataloader(options.require_student(), config, train, labels, (1, 1))
+    both = TwoBranchDataset(loader["dataset"]["labeled"], loader["dataset"]["unlabeled"])
+    assert {branch: len(images) for branch, images in both.branches.items()} == {"labeled": 3, "unlabeled": 2}
+
+
+def test_train_student__without_pseudo_labels_learns_from_the_labeled_branch_only(
     train_student: TrainStudent,
     student_experiment: Path,
     tmp_path: Path,
@@ -228,7 +255,7 @@ def test_train_student__without_pseudo_labels_learns_from_the_labelled_branch_on
     scores = np.concatenate(
         [columns["score"] for columns in labels_of(student_experiment / "work/cache").values()]
     )
-    from stages.refine import refine
+    from s4m_stages.refine import refine
 
     almost_none = f"refine.min_score={float(np.sort(scores)[-2])}"
     refine(
@@ -248,7 +275,7 @@ def test_train_student__without_pseudo_labels_learns_from_the_labelled_branch_on
     assert 0 < len(empty) < len(steps)
     said = capsys.readouterr().err
     assert said.count("had a pseudo-label: they teach nothing") == 1  # once is enough
-    assert f"step {empty[0]['step']}  none of the unlabelled images since step" in said
+    assert f"iteration {empty[0]['step']}  no unlabeled image of the last" in said
     for record in steps:
         unsupervised = sum(value for name, value in record.items() if name.startswith("unsup_"))
         assert (unsupervised == 0) == (record["pseudo_instances"] == 0)
@@ -256,7 +283,7 @@ def test_train_student__without_pseudo_labels_learns_from_the_labelled_branch_on
 
 
 @pytest.mark.parametrize("refresh", [False, True])
-def test_train_student__labels_of_ones_own_are_learnt_from_until_a_refresh(
+def test_train_student__labels_of_ones_own_are_learned_from_until_a_refresh(
     refresh: bool, train_student: TrainStudent, student_experiment: Path, tmp_path: Path
 ) -> None:
     """Those of somebody's COCO file: here the true ones."""
@@ -273,7 +300,7 @@ def test_train_student__labels_of_ones_own_are_learnt_from_until_a_refresh(
 def test_train_student__missing_shards_are_named_with_the_commands_that_make_them(
     train_student: TrainStudent, student_experiment: Path, tmp_path: Path
 ) -> None:
-    from stages.refine import refine
+    from s4m_stages.refine import refine
 
     work = prepare(student_experiment, tmp_path / "run")
     shutil.rmtree(work / "cache")
@@ -290,7 +317,7 @@ def test_train_student__missing_shards_are_named_with_the_commands_that_make_the
         trust_checkpoint=False,
     )
     command = "s4m refine CONFIG --generation 1 --shard"
-    with pytest.raises(CacheError, match=rf"(?s)2 of 3 shards absent.*{command} 1/3\n.*{command} 3/3"):
+    with pytest.raises(CacheError, match=rf"(?s)2 of 3 shards are not.*{command} 1/3\n.*{command} 3/3"):
         train_student("run")
     assert not (work / "student").exists()
 
@@ -325,7 +352,7 @@ def test_train_student__resumed_on_a_repaired_generation__names_the_command_that
     (generation.part_paths()[0] / "score/c.0").unlink()
     repair(generation)
     command = f"s4m refine CONFIG --generation {generation.number} --shard 1/1"
-    with pytest.raises(CacheError, match=rf"(?s)1 of 1 shards absent.*lacks 2 of 6.*{command}"):
+    with pytest.raises(CacheError, match=rf"(?s)1 of 1 shards are not finished.*lacks 2 of 6.*{command}"):
         train_student("run")
 
 
@@ -342,7 +369,7 @@ def test_train_student__labels_of_another_image_list_are_refused(
 
 
 def test_train_student__config_without_student_is_refused(tiny_config: Path, tmp_path: Path) -> None:
-    from stages.train_student import train_student as command
+    from s4m_stages.train_student import train_student as command
 
     config = tmp_path / "teacher_only.py"
     config.write_text(f"_base_ = [{str(tiny_config)!r}]\nstudent = None\n")
@@ -357,7 +384,7 @@ class RefineAtStep2(Hook):
         self.config = Path(config)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        from stages.refine import refine
+        from s4m_stages.refine import refine
 
         if runner.iter == 1:
             refine(
@@ -383,7 +410,7 @@ def test_train_student__that_began_with_a_teacher_that_was_trained_anew__is_done
     student_experiment: Path, train_student: TrainStudent, capsys: pytest.CaptureFixture
 ) -> None:
     """Without pseudo-labels, the teacher's weights alone are what the student has of it."""
-    from stages.run import run
+    from s4m_stages.run import run
 
     config = student_experiment / "study.py"
     settings = ["student.init_from=teacher", "student.source=labeled", "student.iterations=1"]
@@ -392,9 +419,9 @@ def test_train_student__that_began_with_a_teacher_that_was_trained_anew__is_done
 
     def foretold() -> str:
         capsys.readouterr()
-        run(config, "student", "student", True, settings, work)
+        run(config, "student", "student", True, settings, work, overwrite=True)
         return capsys.readouterr().out
 
-    assert "student: done (" in foretold()
+    assert "student: finished (" in foretold()
     write_untrained_teacher(config, work / "teacher/weights.safetensors", seed=1)
-    assert "student: done again, because of content of initial weights: sha256:" in foretold()
+    assert "student: re-run, because content of initial weights changed: sha256:" in foretold()

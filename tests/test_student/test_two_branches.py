@@ -1,4 +1,4 @@
-"""Labelled and unlabelled images in one loader: each branch a function of (seed, position), resumable."""
+"""Labeled and unlabeled images in one loader: each branch a function of (seed, position), resumable."""
 
 import itertools
 from pathlib import Path
@@ -9,13 +9,13 @@ import pytest
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from s4m_pipeline.engine import two_branches
-from s4m_pipeline.engine.parts import coco_dataset
-from s4m_pipeline.engine.two_branches import BranchDraw, TwoBranchSampler
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.registry import register_all
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.loaders import coco_dataset
+from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.student import two_branches
+from s4m_pipeline.student.two_branches import BranchDraw, TwoBranchDataset, TwoBranchSampler
 from tests.conftest import TinyCoco
-from tests.test_student.labelled_scenes import PIPELINE, painted_labels, pseudo_labelled, publish_labels
+from tests.test_student.labeled_scenes import PIPELINE, painted_labels, pseudo_labeled, publish_labels
 
 LABELED, UNLABELED = 2, 3
 BATCH = LABELED + UNLABELED
@@ -34,7 +34,7 @@ def of_branch(draws: list[BranchDraw], branch: str) -> list[Any]:
     return [draw.draw for draw in draws if draw.branch == branch]
 
 
-def test_sampler__each_step__is_first_labelled_then_unlabelled() -> None:
+def test_sampler__each_step__is_first_labeled_then_unlabeled() -> None:
     assert [draw.branch for draw in first(sampler(), 2 * BATCH)] == [
         *["labeled"] * 2,
         *["unlabeled"] * 3,
@@ -86,7 +86,7 @@ def test_sampler__ranks__share_the_draws_of_one_process(monkeypatch: pytest.Monk
         assert together == set(whole[step * 10 :][:10])
 
 
-def test_sampler__generation__marks_unlabelled_draws_of_later_iterators() -> None:
+def test_sampler__generation__marks_unlabeled_draws_of_later_iterators() -> None:
     drawn = sampler()
     old = iter(drawn)
     drawn.generation = 4
@@ -110,8 +110,8 @@ def build_loader(tiny_coco: TinyCoco, unlabeled: dict[str, Any], workers: int) -
     labeled = coco_dataset(tiny_coco.annotations("val"), tiny_coco.images("val"), PIPELINE)
     return Runner.build_dataloader(
         {
-            "dataset": {"type": "TwoBranchDataset", "labeled": labeled, "unlabeled": unlabeled},
-            "sampler": {"type": "TwoBranchSampler", "seed": 3, "labeled": LABELED, "unlabeled": UNLABELED},
+            "dataset": {"type": TwoBranchDataset, "labeled": labeled, "unlabeled": unlabeled},
+            "sampler": {"type": TwoBranchSampler, "seed": 3, "labeled": LABELED, "unlabeled": UNLABELED},
             "batch_size": BATCH,
             "num_workers": workers,
             "persistent_workers": workers > 0,
@@ -142,7 +142,7 @@ def uninterrupted(tiny_coco: TinyCoco, cache: Path) -> list[list[list[Any]]]:
     """Six batches with generation 1, and the same ones with generation 2."""
     streams = []
     for generation in (1, 2):
-        loader = build_loader(tiny_coco, pseudo_labelled(tiny_coco, cache), workers=0)
+        loader = build_loader(tiny_coco, pseudo_labeled(tiny_coco, cache), workers=0)
         loader.sampler.generation = generation
         streams.append(take(iter(loader), 6))
     return streams
@@ -154,7 +154,7 @@ def test_loader__made_anew_at_a_refresh__goes_on_as_if_uninterrupted_with_the_ne
 ) -> None:
     old, new = uninterrupted
     assert old[3:] != new[3:]
-    loader = build_loader(tiny_coco, pseudo_labelled(tiny_coco, cache), workers)
+    loader = build_loader(tiny_coco, pseudo_labeled(tiny_coco, cache), workers)
     loader.sampler.generation = 1
     before = take(iter(loader), 3)  # of two workers' iterator two more batches each are under way by now
     loader.sampler.generation = 2
@@ -163,7 +163,7 @@ def test_loader__made_anew_at_a_refresh__goes_on_as_if_uninterrupted_with_the_ne
     assert take(iter(loader), 3) == new[3:]
 
 
-def test_loader__samples__say_their_branch_and_only_unlabelled_ones_follow_the_generation(
+def test_loader__samples__say_their_branch_and_only_unlabeled_ones_follow_the_generation(
     uninterrupted: Any,
 ) -> None:
     old, new = uninterrupted
@@ -173,7 +173,7 @@ def test_loader__samples__say_their_branch_and_only_unlabelled_ones_follow_the_g
         assert [sample[1:4] for sample in batch] == [sample[1:4] for sample in other]
 
 
-def test_loader__of_labelled_images_in_both_branches__needs_no_cache(tiny_coco: TinyCoco) -> None:
+def test_loader__of_labeled_images_in_both_branches__needs_no_cache(tiny_coco: TinyCoco) -> None:
     labeled = coco_dataset(tiny_coco.annotations("val"), tiny_coco.images("val"), PIPELINE)
     batches = take(iter(build_loader(tiny_coco, labeled, workers=0)), 3)
     assert {sample[0] for batch in batches for sample in batch} == {"labeled", "unlabeled"}
@@ -184,7 +184,7 @@ def test_loader__of_labelled_images_in_both_branches__needs_no_cache(tiny_coco: 
 def test_loader__at_an_image_that_cannot_be_read__says_so_without_a_traceback(
     tiny_coco: TinyCoco, cache: Path, tmp_path: Path, workers: int
 ) -> None:
-    unlabeled = pseudo_labelled(tiny_coco, cache, images=str(tmp_path))
+    unlabeled = pseudo_labeled(tiny_coco, cache, images=str(tmp_path))
     loader = build_loader(tiny_coco, unlabeled, workers)
     loader.sampler.generation = 1
     with pytest.raises(UserError) as raised:

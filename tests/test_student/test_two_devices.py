@@ -2,17 +2,22 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cache.generation import Generation
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.options.experiment import load_experiment
-from stages.run import run
-from stages.train_student import shares_of_batch, train_student
+from s4m_cache.generation import Generation
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.planning.batches import student_batch_sizes
+from s4m_pipeline.train import distributed
+from s4m_stages.run import run
+from s4m_stages.train_student import train_student
 from tests.test_student.conftest import prepare
 
 
@@ -30,7 +35,7 @@ def test_train_student__on_two_devices_refreshes_in_shards_and_finishes(
     ]
     settings = ["--set", "student.iterations=4", "--set", "student.unlabeled_batch_size=4"]
     done = subprocess.run(
-        [sys.executable, "-m", "stages", *arguments, *settings],
+        [sys.executable, "-m", "s4m_stages", *arguments, *settings],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -47,8 +52,23 @@ def test_train_student__on_two_devices_refreshes_in_shards_and_finishes(
     assert json.loads((work / "student/run.json").read_text())["status"] == "finished"
 
 
+def test_train_student__distilled__sends_no_tensor_from_rank_to_rank(
+    student_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SAM's would arrive on rank 0's GPU: every rank loads its own."""
+
+    def asked(function: Callable[[], Any]) -> Any:
+        assert b"torch" not in pickle.dumps(function())
+        raise UserError("asked")
+
+    monkeypatch.setattr(distributed, "on_first_rank", asked)
+    work = prepare(student_experiment, tmp_path / "work")
+    with pytest.raises(UserError, match="asked"):
+        train_student(student_experiment / "study.py", ["student.distill=true", "sd.enabled=true"], work)
+
+
 @pytest.mark.parametrize("devices", [1, 2])
-def test_train_student__devices_with_one_unlabelled_image__are_refused_before_anything_is_written(
+def test_train_student__devices_with_one_unlabeled_image__are_refused_before_anything_is_written(
     devices: int, student_experiment: Path, tmp_path: Path
 ) -> None:
     """ARP has no pair on any of them; without ARP there is nothing to refuse."""
@@ -61,4 +81,4 @@ def test_train_student__devices_with_one_unlabelled_image__are_refused_before_an
         run(config, overrides=overrides, work_dir=tmp_path / "work", devices=devices)
     assert not (tmp_path / "work").exists()
     options, _ = load_experiment(config, [*overrides, "student.arp.fraction=0"])
-    assert shares_of_batch(options.require_student(), devices) == (2 // devices, 1)
+    assert student_batch_sizes(options.require_student(), devices) == (2 // devices, 1)

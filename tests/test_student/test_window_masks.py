@@ -15,11 +15,11 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.dataset import Compose
 
-from cache.masks import Masks
-from s4m_pipeline.engine.seeding import seed_all
-from s4m_pipeline.engine.window_masks import WindowMasks
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.registry import register_all
+from s4m_cache.masks import Masks
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.seeding import seed_all
+from s4m_pipeline.data.window_masks import WindowMasks
+from s4m_pipeline.models.registry import register_all
 
 Operation = Callable[[Any], Any]
 sides = st.integers(1, 70)
@@ -181,5 +181,5 @@ def test_window_masks__sent_to_another_process__take_no_more_than_their_packed_p
     ],
 )
 def test_window_masks__what_moves_no_whole_rows_and_columns_is_refused(operation: Operation) -> None:
-    with pytest.raises(UserError, match="train_pipeline: masks of pseudo-labels cannot be "):
+    with pytest.raises(UserError, match="train_pipeline: packed masks cannot be "):
         operation(make_pair(0, 2, 64, 97)[0])

@@ -1,1 +1,1 @@
-"""Cityscapes in its own layout and encodings: names of files, labels, polygons, conversion to COCO JSON."""
+"""Cityscapes: file layout, labels, polygons, conversion to COCO JSON."""

@@ -1,7 +1,7 @@
-"""Cityscapes' fine annotations as COCO JSON; photos stay where they are."""
+"""Convert the fine annotations of Cityscapes to COCO JSON; images are not copied."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.atomic import write_text
-from cache.limits import MAX_PIXELS
+from s4m_cache.atomic import write_text
+from s4m_cache.limits import MAX_PIXELS
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.core.parallel import parallel_map
+from s4m_pipeline.core.progress import track
 from s4m_pipeline.data.cityscapes.labels import (
     INSTANCE_CLASSES,
     INSTANCES_PER_LABEL,
+    draw_polygons,
     is_pixel_value,
     label_of,
 )
@@ -26,30 +30,27 @@ from s4m_pipeline.data.cityscapes.layout import (
     find_frames,
     require_layout,
 )
-from s4m_pipeline.data.cityscapes.polygons import draw_polygons
 from s4m_pipeline.data.findings import first_names
 from s4m_pipeline.data.images import read_header
 from s4m_pipeline.data.writing import mask_annotation
-from s4m_pipeline.errors import UserError
-from s4m_pipeline.parallel import parallel_map
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of one split."""
+    """Result of converting one split."""
 
     json_path: Path
     images: int
     instances: int
     groups: int
-    """Crowd regions: one per image and class, of the objects that nobody could tell apart."""
+    """Crowd regions: one per image and class, for groups of objects that were annotated together."""
     from_polygons: int
-    """Images whose annotation was drawn from polygons, for want of an `instanceIds` image."""
+    """Images whose annotation was drawn from polygons, because they have no `instanceIds` image."""
 
 
 @dataclass(frozen=True)
 class _Annotated:
-    """A frame's size in pixels and its annotations, not yet numbered; or why it cannot be used."""
+    """Size in pixels and annotations (not yet numbered) of a frame, or the reason why it cannot be used."""
 
     width: int = 0
     height: int = 0
@@ -64,47 +65,42 @@ def convert(
     jobs: int = 1,
     max_pixels: int = MAX_PIXELS,
     force: bool = False,
-    progress: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
 ) -> list[Converted]:
-    """Write `out/train.json` and `out/val.json`, once both are known.
+    """Write `out/train.json` and `out/val.json`, after all annotations were read.
 
     File names are relative to `root/leftImg8bit/SPLIT`. Images are numbered from 1 in the order of names,
     annotations in the order of images and pixel values, categories by the benchmark's label ids; so the same
-    files give the same bytes. Groups become crowd regions, all else (also caravans and trailers, which the
-    benchmark does not evaluate) is left out.
+    files give the same bytes. Groups become crowd regions; all other labels (also caravans and trailers,
+    which the benchmark does not evaluate) are left out.
 
     Args:
-        force: replace files that are there.
-        progress: given the number of images, returns what is called after each.
+        force: replace existing files.
 
     Raises:
         UserError: missing folders; photos and annotations that do not match; unreadable annotations (all of
-            them named); files that are there; or `out` cannot be written.
+            them named); existing files; or `out` cannot be written.
     """
     paths = {split: out / f"{split}.json" for split in SPLITS}
-    if there := [str(path) for path in paths.values() if path.exists() and not force]:
-        raise UserError(f"{' and '.join(there)}: already there. Use --force to write them again.")
+    if existing := [str(path) for path in paths.values() if path.exists() and not force]:
+        raise UserError(f"{' and '.join(existing)} exist already. Use --force to write them again.")
     require_layout(root)
     frames = {split: find_frames(root, split) for split in SPLITS}
-    advance = progress(sum(map(len, frames.values())))
-    documents = {split: _document(split, found, jobs, max_pixels, advance) for split, found in frames.items()}
+    documents = {split: _document(split, found, jobs, max_pixels) for split, found in frames.items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for split, document in documents.items():
             write_text(paths[split], json.dumps(document) + "\n")
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}). Name another with --out.") from error
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}). Use another folder.") from error
     return [_converted(paths[split], frames[split], documents[split]) for split in SPLITS]
 
 
-def _document(
-    split: str, frames: list[Frame], jobs: int, max_pixels: int, advance: Callable[[], None]
-) -> dict[str, Any]:
+def _document(split: str, frames: list[Frame], jobs: int, max_pixels: int) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     faults: list[str] = []
-    for frame, found in parallel_map(partial(_annotated, max_pixels=max_pixels), frames, jobs):
-        advance()
+    annotated = parallel_map(partial(_annotated, max_pixels=max_pixels), frames, jobs)
+    for frame, found in track(annotated, len(frames), f"Converting {split}"):
         if found.fault:
             faults.append(f"{frame.annotation.name} ({found.fault})")
         image_id = len(images) + 1
@@ -116,7 +112,7 @@ def _document(
     if faults:
         raise UserError(
             f"{split}: {len(faults)} of {len(frames)} annotations cannot be used: {first_names(faults)}\n"
-            "Unpack the packages again, or fetch them anew."
+            "Unpack or download the packages again."
         )
     return {
         "info": {"description": f"Cityscapes, fine annotations, {split}"},
@@ -150,7 +146,7 @@ def _annotated(frame: Frame, max_pixels: int) -> _Annotated:
 
 
 def annotations_of(values: NDArray[np.integer]) -> Iterator[dict[str, Any]]:
-    """COCO annotations (ids 0) of the (H, W) pixel values of one image, by rising value."""
+    """COCO annotations (with id 0) of the (H, W) pixel values of one image, by rising value."""
     columns = np.asfortranarray(values)
     for value in np.flatnonzero(np.bincount(values.ravel())).tolist():
         label_id = label_of(value)
@@ -167,15 +163,15 @@ def _read_instance_ids(path: Path, width: int, height: int) -> NDArray[np.intege
                 size = f"{image.width} x {image.height}"
                 raise UserError(f"{size} pixels, but the photo has {width} x {height}")
             if not image.mode.startswith("I"):
-                raise UserError("not a PNG of 16 bits")
+                raise UserError("not a 16-bit PNG")
             values = np.asarray(image)
     except UserError:
         raise
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
+    except Exception as error:  # decoders raise many kinds of exceptions on damaged bytes
         raise UserError(f"cannot be decoded: {error}") from error
-    strange = [v for v in np.flatnonzero(np.bincount(values.ravel())).tolist() if not is_pixel_value(v)]
-    if strange:
-        raise UserError(f"pixel value {strange[0]} is no id of Cityscapes'; is it an image of training ids?")
+    invalid = [v for v in np.flatnonzero(np.bincount(values.ravel())).tolist() if not is_pixel_value(v)]
+    if invalid:
+        raise UserError(f"pixel value {invalid[0]} is not a Cityscapes id; expected label ids, not train ids")
     return values
 
 
@@ -185,5 +181,5 @@ def _read_polygons(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"not readable as JSON: {error}") from error
     if not isinstance(document, dict):
-        raise UserError("no JSON object")
+        raise UserError("not a JSON object")
     return document

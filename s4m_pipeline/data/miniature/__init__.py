@@ -1,1 +1,1 @@
-"""Tiny data sets in the layout and encodings of Cityscapes and COCO, to try a whole reproduction with."""
+"""Tiny data sets in the layout and encodings of Cityscapes and COCO, to test a reproduction with."""

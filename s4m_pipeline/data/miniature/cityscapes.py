@@ -1,4 +1,4 @@
-"""A tiny data set with the folders, file names and encodings of Cityscapes: drawn scenes, several cities."""
+"""A tiny data set of drawn scenes with the folders, file names and encodings of Cityscapes."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES, INSTANCES_PER_LABEL
+from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES, INSTANCES_PER_LABEL, draw_polygons
 from s4m_pipeline.data.cityscapes.layout import (
     ANNOTATIONS,
     INSTANCE_IDS_ENDING,
@@ -19,7 +19,6 @@ from s4m_pipeline.data.cityscapes.layout import (
     PHOTOS,
     POLYGONS_ENDING,
 )
-from s4m_pipeline.data.cityscapes.polygons import draw_polygons
 from s4m_pipeline.data.miniature.views import SEED_SPACE, claim_folder, draw_view, outlines
 from s4m_pipeline.data.scenes.render import Scene, SceneObject
 from s4m_pipeline.data.writing import png_bytes
@@ -49,17 +48,17 @@ def last_file(folder: Path) -> Path:
 
 
 def write_cityscapes(folder: Path, seed: int = 0) -> dict[str, int]:
-    """Write `leftImg8bit` and `gtFine` with photos of 128 x 256; the same seed gives the same bytes.
+    """Write `leftImg8bit` and `gtFine` with images of 128 x 256 pixels; the same seed gives the same bytes.
 
-    As in Cityscapes, the polygons are the annotation and the images of ids are drawn from them. There are
-    groups whose objects cannot be told apart, caravans (annotated, not evaluated), license plates (never
-    drawn), unlabelled ground, and the car that carries the camera.
+    As in Cityscapes, polygons are the annotation and the id images are drawn from them. There are groups of
+    objects annotated together, caravans (annotated, not evaluated), license plates (never drawn), unlabeled
+    ground, and the ego vehicle.
 
     Returns:
         The number of frames of each split.
 
     Raises:
-        UserError: the folder holds other data.
+        UserError: the folder holds different data.
         OSError: it cannot be written.
     """
     claim_folder(folder, "Cityscapes", (PHOTOS, ANNOTATIONS))
@@ -80,8 +79,8 @@ def _write_frame(folder: Path, split: str, city: str, index: int, rng: np.random
     label_ids = np.where(values < INSTANCES_PER_LABEL, values, values // INSTANCES_PER_LABEL)
     contents = (
         (PHOTOS, PHOTO_ENDING, png_bytes(photo)),
-        (ANNOTATIONS, INSTANCE_IDS_ENDING, _grey_png(values.astype(np.uint16))),
-        (ANNOTATIONS, LABEL_IDS_ENDING, _grey_png(label_ids.astype(np.uint8))),
+        (ANNOTATIONS, INSTANCE_IDS_ENDING, _gray_png(values.astype(np.uint16))),
+        (ANNOTATIONS, LABEL_IDS_ENDING, _gray_png(label_ids.astype(np.uint8))),
         (ANNOTATIONS, POLYGONS_ENDING, json.dumps(document).encode()),
     )
     for kind, ending, content in contents:
@@ -99,7 +98,7 @@ def _annotate(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
     horizon = int(rng.integers(HEIGHT // 4, HEIGHT // 2))
     objects = [
         _rectangle("sky", 0, 0, WIDTH - 1, horizon // 2),
-        _rectangle("building", 0, horizon // 2 + 1, WIDTH // 2, horizon),  # beside it: unlabelled
+        _rectangle("building", 0, horizon // 2 + 1, WIDTH // 2, horizon),  # the right half is unlabeled
         _rectangle("road", 0, horizon + 1, WIDTH - 1, HEIGHT - 1),
         _rectangle("static", WIDTH - 40, HEIGHT // 2, WIDTH - 20, HEIGHT // 2 + 12),
     ]
@@ -119,7 +118,7 @@ def _annotate(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _grouped_family(objects: list[SceneObject], rng: np.random.Generator) -> str | None:
-    """A family whose objects in this scene are annotated as a group; only some scenes have one."""
+    """The family whose objects are annotated as a group in this scene, if any."""
     counts: dict[str, int] = defaultdict(int)
     for item in objects:
         counts[item.family] += CLASS_OF_FAMILY[item.family] in INSTANCE_CLASSES
@@ -132,7 +131,7 @@ def _rectangle(label: str, left: int, top: int, right: int, bottom: int) -> dict
     return {"label": label, "polygon": corners}
 
 
-def _grey_png(values: NDArray[np.unsignedinteger[Any]]) -> bytes:
+def _gray_png(values: NDArray[np.unsignedinteger[Any]]) -> bytes:
     content = io.BytesIO()
     Image.fromarray(values).save(content, "PNG")
     return content.getvalue()

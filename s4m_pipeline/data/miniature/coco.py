@@ -1,4 +1,4 @@
-"""A tiny data set with the folders, file names and encodings of COCO 2017: drawn scenes as photos."""
+"""A tiny data set of drawn scenes with the folders, file names and encodings of COCO 2017."""
 
 import io
 import json
@@ -10,10 +10,27 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cache.atomic import write_text
-from s4m_pipeline.data.miniature.coco_categories import COCO_CATEGORIES
+from s4m_cache.atomic import write_text
 from s4m_pipeline.data.miniature.views import SEED_SPACE, claim_folder, draw_view, outlines
 from s4m_pipeline.data.scenes.render import SceneObject
+
+_NAMES = """
+1 person, 2 bicycle, 3 car, 4 motorcycle, 5 airplane, 6 bus, 7 train, 8 truck, 9 boat, 10 traffic light,
+11 fire hydrant, 13 stop sign, 14 parking meter, 15 bench, 16 bird, 17 cat, 18 dog, 19 horse, 20 sheep,
+21 cow, 22 elephant, 23 bear, 24 zebra, 25 giraffe, 27 backpack, 28 umbrella, 31 handbag, 32 tie, 33 suitcase,
+34 frisbee, 35 skis, 36 snowboard, 37 sports ball, 38 kite, 39 baseball bat, 40 baseball glove, 41 skateboard,
+42 surfboard, 43 tennis racket, 44 bottle, 46 wine glass, 47 cup, 48 fork, 49 knife, 50 spoon, 51 bowl,
+52 banana, 53 apple, 54 sandwich, 55 orange, 56 broccoli, 57 carrot, 58 hot dog, 59 pizza, 60 donut, 61 cake,
+62 chair, 63 couch, 64 potted plant, 65 bed, 67 dining table, 70 toilet, 72 tv, 73 laptop, 74 mouse,
+75 remote, 76 keyboard, 77 cell phone, 78 microwave, 79 oven, 80 toaster, 81 sink, 82 refrigerator, 84 book,
+85 clock, 86 vase, 87 scissors, 88 teddy bear, 89 hair drier, 90 toothbrush
+"""
+
+COCO_CATEGORIES = {
+    name: int(number)
+    for number, _, name in (entry.strip().partition(" ") for entry in _NAMES.replace("\n", " ").split(","))
+}
+"""The 80 categories of COCO: ids (with gaps, up to 90) by name, in the order of the ids."""
 
 SUBSETS = {"train2017": 60, "val2017": 12}
 SIZES = ((128, 160), (160, 128), (128, 128), (120, 180))
@@ -33,7 +50,7 @@ CATEGORY_OF_FAMILY = {
     "blob": "teddy bear",
 }
 _CROWD_PROBABILITY = 0.2
-_EVERY_EMPTY = 11  # each eleventh photo shows nothing: COCO has photos without annotations
+_EMPTY_EVERY = 11  # every eleventh image has no annotations, as some images of COCO
 _OUTLINE_SCALE = 4
 
 
@@ -45,15 +62,15 @@ def last_file(folder: Path) -> Path:
 def write_coco(folder: Path, seed: int = 0) -> dict[str, int]:
     """Write `train2017`, `val2017` and `annotations`; the same seed gives the same bytes.
 
-    As in COCO: photos are JPEG files named by their sparse ids and listed in no order; some show nothing;
-    objects are polygons, in several pieces where something hides them; crowds are uncompressed run lengths;
-    all 80 categories are listed, of which 12 occur here.
+    As in COCO: images are JPEG files named by sparse ids and listed in no order; some have no annotations;
+    objects are polygons, several for partly hidden objects; crowds are uncompressed run lengths; all 80
+    categories are listed, of which 12 occur here.
 
     Returns:
-        The number of photos of each subset.
+        The number of images of each subset.
 
     Raises:
-        UserError: the folder holds other data.
+        UserError: the folder holds different data.
         OSError: it cannot be written.
     """
     claim_folder(folder, "COCO", ("annotations", *SUBSETS))
@@ -77,7 +94,7 @@ def _write_photos(folder: Path, size: int, rng: np.random.Generator) -> dict[str
         name = f"{image_id:012d}.jpg"
         (folder / name).write_bytes(_jpeg(scene.image))
         images.append({"license": 1, "file_name": name, "height": height, "width": width, "id": image_id})
-        if number % _EVERY_EMPTY != _EVERY_EMPTY - 1:
+        if number % _EMPTY_EVERY != _EMPTY_EVERY - 1:
             annotations += _annotate(scene.objects, image_id, first_id=100 * image_id, rng=rng)
     return {
         "info": {"description": "Drawn scenes in the layout of COCO 2017"},
@@ -91,7 +108,7 @@ def _write_photos(folder: Path, size: int, rng: np.random.Generator) -> dict[str
 def _annotate(
     objects: list[SceneObject], image_id: int, first_id: int, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """Annotations of one photo; now and then all objects of one family are a crowd."""
+    """Annotations of one image; in some images all objects of one family form a crowd."""
     crowded = objects[0].family if objects and rng.random() < _CROWD_PROBABILITY else None
     shapes: list[tuple[str, Any]] = [
         (item.family, polygons)
@@ -122,7 +139,7 @@ def _entry(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def _polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
-    """Outlines [x0, y0, x1, y1, ...] of the pieces of at least four pixels, at quarters of a pixel."""
+    """Outlines [x0, y0, x1, y1, ...] of the parts of at least four pixels, with a precision of 1/4 pixel."""
     enlarged = np.kron(mask, np.ones((_OUTLINE_SCALE, _OUTLINE_SCALE), bool))
     pieces = [piece for piece in outlines(enlarged) if _enclosed_px(piece) >= 4]
     return [((piece + 0.5) / _OUTLINE_SCALE).round(2).ravel().tolist() for piece in pieces]

@@ -26,7 +26,7 @@ class SceneStyle:
     """Fewest and most objects drawn."""
     radius_px: tuple[float, float] = (15.0, 28.0)
     """Half extent of an object."""
-    neighbour_probability: float = 0.45
+    neighbor_probability: float = 0.45
     """Chance that an object stands beside the last one, touching or overlapping it, in the same family."""
     noise: float = 7.0
     """Standard deviation of the pixel noise, in 8-bit steps."""
@@ -54,7 +54,7 @@ class Scene:
 @dataclass(frozen=True)
 class _Placement:
     family: str
-    centre: NDArray[np.float64]
+    center: NDArray[np.float64]
     radius: float
     hue: float
 
@@ -72,11 +72,11 @@ def draw_scene(rng: np.random.Generator, families: dict[str, Family], style: Sce
         outlines = _to_pixels(rng, families[placement.family](rng), placement)
         silhouette = np.zeros((size, size), np.uint8)
         for outline, _ in outlines:
-            _fill(silhouette, outline, 255)
+            fill_polygon(silhouette, outline, 255)
         _contact_shadow(canvas, silhouette)
         parts = []
         for outline, role in outlines:
-            covered = _paint(rng, canvas, outline, _colour(rng, placement.hue, role), placement)
+            covered = _paint(rng, canvas, outline, _color(rng, placement.hue, role), placement)
             owner[covered] = next_part
             parts.append(next_part)
             next_part += 1
@@ -91,29 +91,29 @@ def _place(rng: np.random.Generator, families: dict[str, Family], style: SceneSt
     placements: list[_Placement] = []
     for _ in range(rng.integers(style.num_objects[0], style.num_objects[1] + 1)):
         last = placements[-1] if placements else None
-        if last is not None and rng.random() < style.neighbour_probability:
+        if last is not None and rng.random() < style.neighbor_probability:
             radius = last.radius * rng.uniform(0.8, 1.2)
             angle = rng.uniform(-0.6, 0.6) + np.pi * rng.integers(0, 2)
             distance = (last.radius + radius) * rng.uniform(0.6, 0.9)
-            centre = last.centre + distance * np.array([np.cos(angle), np.sin(angle)])
+            center = last.center + distance * np.array([np.cos(angle), np.sin(angle)])
             hue = last.hue + rng.normal(0, 0.05)
-            inside = np.all(centre > radius * 0.5) and np.all(centre < size - radius * 0.5)
-            if inside and _min_separation(centre, radius, placements) > 0.55:
-                placements.append(_Placement(last.family, centre, radius, hue))
+            inside = np.all(center > radius * 0.5) and np.all(center < size - radius * 0.5)
+            if inside and _min_separation(center, radius, placements) > 0.55:
+                placements.append(_Placement(last.family, center, radius, hue))
             continue
         radius = np.exp(rng.uniform(*np.log(style.radius_px)))
-        for _ in range(12):  # prefer free ground, so that most overlaps are the neighbours' above
-            centre = rng.uniform(radius * 0.8, size - radius * 0.8, 2)
-            if _min_separation(centre, radius, placements) > 0.8:
+        for _ in range(12):  # prefer free ground, so that most overlaps are the neighbors' above
+            center = rng.uniform(radius * 0.8, size - radius * 0.8, 2)
+            if _min_separation(center, radius, placements) > 0.8:
                 name = names[rng.integers(len(names))]
-                placements.append(_Placement(name, centre, radius, rng.random()))
+                placements.append(_Placement(name, center, radius, rng.random()))
                 break
     return placements
 
 
-def _min_separation(centre: NDArray[np.float64], radius: float, placements: list[_Placement]) -> float:
+def _min_separation(center: NDArray[np.float64], radius: float, placements: list[_Placement]) -> float:
     """Smallest distance to a placed object, as a share of the sum of both radii."""
-    shares = [np.hypot(*(centre - p.centre)) / (radius + p.radius) for p in placements]
+    shares = [np.hypot(*(center - p.center)) / (radius + p.radius) for p in placements]
     return float(min(shares, default=np.inf))
 
 
@@ -124,18 +124,19 @@ def _to_pixels(
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     stretch = np.array([rng.uniform(0.85, 1.1) * rng.choice([-1, 1]), rng.uniform(0.85, 1.1)])
     return [
-        ((part.outline * stretch) @ rotation * placement.radius + placement.centre, part.role)
+        ((part.outline * stretch) @ rotation * placement.radius + placement.center, part.role)
         for part in parts
     ]
 
 
-def _fill(target: NDArray[np.uint8], outline: NDArray[np.float64], value: int) -> None:
-    # cv2 takes pixel centres as integers; our frame has them at half pixels.
+def fill_polygon(target: NDArray[np.uint8], outline: NDArray[np.float64], value: int) -> None:
+    """Draw a polygon (N, 2) of x, y in pixels with smooth edges: pixels inside become `value`."""
+    # cv2 takes pixel centers as integers; our frame has them at half pixels.
     points = np.round((outline - 0.5) * 2**SUPERSAMPLE_BITS).astype(np.int32)
     cv2.fillPoly(target, [points], value, lineType=cv2.LINE_AA, shift=SUPERSAMPLE_BITS)
 
 
-def _colour(rng: np.random.Generator, hue: float, role: int) -> NDArray[np.float64]:
+def _color(rng: np.random.Generator, hue: float, role: int) -> NDArray[np.float64]:
     role_hue, role_saturation, role_value = ROLE_HSV[role % len(ROLE_HSV)]
     saturation = np.clip(role_saturation + rng.normal(0, 0.08), 0.05, 1)
     value = np.clip(role_value + rng.normal(0, 0.08), 0.15, 1)
@@ -147,21 +148,21 @@ def _paint(
     rng: np.random.Generator,
     canvas: NDArray[np.float32],
     outline: NDArray[np.float64],
-    colour: NDArray[np.float64],
+    color: NDArray[np.float64],
     placement: _Placement,
 ) -> NDArray[np.bool_]:
     """Blend one shaded part into the canvas; return the pixels it covers by half or more."""
     size = canvas.shape[0]
     alpha = np.zeros((size, size), np.uint8)
-    _fill(alpha, outline, 255)
+    fill_polygon(alpha, outline, 255)
     y0, y1, x0, x1 = _bounds(outline, size)
     ys, xs = np.mgrid[y0:y1, x0:x1].astype(np.float32)
-    cx, cy = placement.centre
+    cx, cy = placement.center
     # Light from the upper left, the same for all parts of an object: seams between objects break it.
     shade = 1.0 - 0.22 * ((xs - cx) * 0.5 + (ys - cy) * 0.8) / placement.radius
     grain = _low_frequency(rng, size, 16)[y0:y1, x0:x1] * 0.07
     share = alpha[y0:y1, x0:x1, None].astype(np.float32) / 255
-    paint = colour.astype(np.float32) * (shade + grain)[..., None]
+    paint = color.astype(np.float32) * (shade + grain)[..., None]
     canvas[y0:y1, x0:x1] += share * (paint - canvas[y0:y1, x0:x1])
     return alpha >= 128
 

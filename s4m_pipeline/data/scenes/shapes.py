@@ -11,7 +11,7 @@ Polygon = NDArray[np.float64]  # (V, 2) vertices x, y
 
 @dataclass(frozen=True)
 class Part:
-    """One part of an object: its outline and the colour role that distinguishes it from its siblings."""
+    """One part of an object: its outline and the color role that distinguishes it from its siblings."""
 
     outline: Polygon
     role: int
@@ -122,7 +122,7 @@ def bottle(rng: np.random.Generator) -> list[Part]:
 
 
 def flower(rng: np.random.Generator) -> list[Part]:
-    """Petals around a centre."""
+    """Petals around a center."""
     count = int(rng.integers(5, 8))
     petals = []
     for angle in np.linspace(0, 2 * np.pi, count, endpoint=False):
@@ -169,8 +169,8 @@ def stack(rng: np.random.Generator) -> list[Part]:
         angle = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(4, 8)))
         angle = angle * 0.3 + np.linspace(0, 2 * np.pi, len(angle), endpoint=False) * 0.7
         size = rng.uniform(0.4, 0.7)
-        centre = np.array([x, rng.uniform(-0.2, 0.2)])
-        pieces.append(Part(centre + size * np.stack([np.cos(angle), np.sin(angle)], axis=1), k))
+        center = np.array([x, rng.uniform(-0.2, 0.2)])
+        pieces.append(Part(center + size * np.stack([np.cos(angle), np.sin(angle)], axis=1), k))
     return pieces
 
 

@@ -1,14 +1,15 @@
 """Write the embedded data set: procedural scenes as PNG images and COCO JSON."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.atomic import write_bytes, write_text
-from s4m_pipeline.data.scenes.render import SceneStyle, draw_scene
+from s4m_cache.atomic import write_bytes, write_text
+from s4m_pipeline.data.scenes.render import Scene, SceneStyle, draw_scene
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES, Family
 from s4m_pipeline.data.writing import mask_annotation, png_bytes
 
@@ -23,12 +24,18 @@ class Subset:
 
 
 DEMO_SUBSETS = (Subset("train", 0, 400), Subset("val", 1, 100), Subset("test", 2, 100))
+DrawScene = Callable[[np.random.Generator, dict[str, Family]], Scene]
 DEMO_SEED_SPACE = 4  # first word of the generators' seeds: no other scenes of the project use it
 
 
 def write_demo(folder: Path, seed: int = 0) -> dict[str, int]:
     """Write the embedded data set; the same seed gives the same bytes. See `write_scenes`."""
     return write_scenes(folder, DEMO_SUBSETS, DEMO_FAMILIES, (DEMO_SEED_SPACE, seed))
+
+
+def draw_demo_scene(rng: np.random.Generator, families: dict[str, Family]) -> Scene:
+    """A scene in the embedded data set's style."""
+    return draw_scene(rng, families, SceneStyle())
 
 
 def write_scenes(
@@ -38,11 +45,13 @@ def write_scenes(
     seed: tuple[int, ...],
     *,
     class_agnostic: bool = False,
+    draw: DrawScene = draw_demo_scene,
 ) -> dict[str, int]:
     """Write `folder/<subset>/*.png` and `folder/<subset>.json`.
 
     Args:
         families: what the scenes show; a category each, or one category `object` if `class_agnostic`.
+        draw: makes a scene of the families; with `class_agnostic` of whatever else it likes, too.
         seed: scene `i` of a subset is drawn from the numbers of the seed, the subset's stream and `i`.
 
     Returns:
@@ -60,7 +69,7 @@ def write_scenes(
         annotations: list[dict[str, Any]] = []
         for index in range(subset.size):
             rng = np.random.default_rng([*seed, subset.stream, index])
-            scene = draw_scene(rng, families, SceneStyle())
+            scene = draw(rng, families)
             name = f"{subset.name}_{index:05d}.png"
             write_bytes(images_folder / name, png_bytes(scene.image))
             height, width = scene.image.shape[:2]

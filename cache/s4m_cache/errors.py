@@ -1,0 +1,80 @@
+"""The exceptions of this package that a user can fix."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+REPAIR = "See `s4m cache verify`; `s4m cache repair` removes what is damaged so that refine can redo it."
+
+MOUNT_FAULTS = frozenset({errno.ESTALE, errno.ENOTCONN})
+"""Error numbers of every access to a network mount that is gone."""
+
+
+class CacheError(Exception):
+    """A cache on disk is faulty or was used wrongly; the message says how to fix it."""
+
+
+class LockedError(CacheError):
+    """Another living process holds what was asked for."""
+
+
+class DamagedError(CacheError):
+    """Bytes on disk are not those that were written.
+
+    Attributes:
+        path: the part, or the file, that is damaged.
+        problem: what was found and what was expected.
+        image_ids: the affected images, as far as they are known.
+        remedy: what to do next.
+    """
+
+    def __init__(self, path: Path, problem: str, image_ids: Sequence[int] = (), remedy: str = REPAIR) -> None:
+        self.path, self.problem, self.image_ids = path, problem, tuple(image_ids)
+        self.remedy = remedy
+        images = f" Affected images: {abridged(image_ids)}." if len(image_ids) else ""
+        super().__init__(f"{path}: {problem}.{images} Nothing was read from it. {remedy}")
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str, tuple[int, ...], str]]:
+        return DamagedError, (self.path, self.problem, self.image_ids, self.remedy)
+
+
+def disk_error(path: Path, needed_bytes: int, error: OSError) -> CacheError:
+    """Turn what the file system reported while writing `path` into a message with needed and free bytes."""
+    return CacheError(
+        f"cannot write {path}: {error.strerror or error}. Needed about {needed_bytes:,} bytes; "
+        f"{free_space(path)}. What was stored before is intact. "
+        "Free disk space, or fix the mount or the quota, and run the same command again."
+    )
+
+
+def free_space(path: Path) -> str:
+    """`1,234 bytes are free at FOLDER`, for the nearest readable folder above `path`; `?` without any."""
+    for folder in (path, *path.parents):
+        try:
+            if folder.is_dir():
+                return f"{shutil.disk_usage(folder).free:,} bytes are free at {folder}"
+        except OSError:  # a stale mount, or no permission to look inside
+            continue
+    return f"? bytes are free at {path}"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a mount or permission error while reading `path` into a CacheError; FileNotFoundError passes."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CacheError(
+            f"cannot read {path}: {error.strerror or error}. Nothing was changed. Fix the mount or the "
+            "permissions and run again"
+        ) from error
+
+
+def abridged(values: Sequence[int] | Sequence[str], limit: int = 8) -> str:
+    """List the first values and count the rest: `3, 5, 9 ... (412 in all)`."""
+    text = ", ".join(str(value) for value in values[:limit])
+    return text if len(values) <= limit else f"{text} ... ({len(values)} in all)"

@@ -1,0 +1,49 @@
+"""Small JSON files whose last field is a checksum of all bytes before it."""
+
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from s4m_cache.atomic import write_bytes
+from s4m_cache.errors import REPAIR, DamagedError, reading
+
+_TAIL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n\Z')
+TAIL_BYTES = len(b',"crc32":"00000000"}\n')
+
+
+def dump(body: dict[str, Any]) -> bytes:
+    """Serialize a non-empty dict of JSON values, sealed."""
+    head = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()[:-1]
+    return head + f',"crc32":"{zlib.crc32(head):08x}"}}\n'.encode()
+
+
+def write(path: Path, body: dict[str, Any]) -> None:
+    """Write `body` to `path`, sealed and atomically."""
+    write_bytes(path, dump(body))
+
+
+def read(path: Path, remedy: str = REPAIR) -> dict[str, Any]:
+    """Read a file that `write` wrote.
+
+    Args:
+        remedy: what to do next if it is damaged, for the message.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CacheError: if it cannot be read.
+        DamagedError: if the checksum does not match.
+    """
+    with reading(path):
+        data = path.read_bytes()
+    tail = _TAIL.search(data)
+    if tail is None:
+        problem = "no checksum at its end: the file is truncated, empty or of another program"
+        raise DamagedError(path, problem, remedy=remedy)
+    head = data[:-TAIL_BYTES]
+    if zlib.crc32(head) != int(tail[1], 16):
+        problem = f"checksum {zlib.crc32(head):08x}, expected {tail[1].decode()}"
+        raise DamagedError(path, problem, remedy=remedy)
+    body: dict[str, Any] = json.loads(head + b"}")
+    return body

@@ -1,0 +1,1 @@
+"""Weights and pseudo-labels in the formats of other programs."""

@@ -1,0 +1,1 @@
+"""The HTML report of an experiment, and its pictures."""

@@ -1,0 +1,54 @@
+"""Signal handlers: for a stretch of work, and for processes that load data."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_PARENT_POLL_S = 2.0
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[dict[int, Any]]:
+    """Handle these signals with `handler` in this context; yields those before, restored at the end."""
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield previous
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def ignore_external_signals(worker_id: int) -> None:
+    """Make SIGTERM and SIGINT end this loading process only if its parent sends them: a `worker_init_fn`.
+
+    A terminal, `timeout` or a cluster sends them to all processes alike, and the parent still needs its
+    images to finish the iteration or the batch. A process whose parent was killed ends by itself.
+    """
+    numbers = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    parent = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            received = signal.sigtimedwait(numbers, _PARENT_POLL_S)
+            if received is not None and received.si_pid == parent:
+                break
+        os._exit(0)  # as torch's own handler
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class Interrupted(Exception):
+    """Training stopped by a signal after everything was saved.
+
+    Args:
+        signal_number: SIGINT or SIGTERM.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number

@@ -1,1 +1,0 @@
-"""Weights and pseudo-labels in forms that other programs read."""

@@ -1,1 +1,0 @@
-"""Losses that mmdet does not have."""

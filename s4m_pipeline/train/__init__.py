@@ -1,0 +1,1 @@
+"""mmengine's Runner and what is around a training step."""

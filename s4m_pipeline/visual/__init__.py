@@ -1,0 +1,1 @@
+"""Draw masks on images, and arrange images in sheets."""

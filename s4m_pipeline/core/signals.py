@@ -1,5 +1,6 @@
 """Signal handlers: for a stretch of work, and for processes that load data."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -30,7 +31,7 @@ def ignore_external_signals(worker_id: int) -> None:
     """
     numbers = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    parent = os.getppid()
+    parent = _pid_of_parent()
 
     def wait() -> None:
         while os.getppid() == parent:
@@ -40,6 +41,13 @@ def ignore_external_signals(worker_id: int) -> None:
         os._exit(0)  # as torch's own handler
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _pid_of_parent() -> int:
+    """The process that started this one, also if it was killed before this line."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None, "not a process of multiprocessing"
+    return parent.pid
 
 
 class Interrupted(Exception):

@@ -129,7 +129,7 @@ def test_pretrain_teacher__killed_and_repeated_gives_the_weights_of_an_uninterru
     ],
     ids=["term", "int", "term_in_validation"],
 )
-def test_pretrain_teacher__signal_saves_and_the_repeated_command_goes_on(
+def test_pretrain_teacher__signal_saves_and_the_repeated_command_resumes(
     number: signal.Signals, code: int, moment: str, uninterrupted: Path, train: Train, tmp_path: Path
 ) -> None:
     folder = tmp_path / "stopped/teacher"
@@ -145,7 +145,7 @@ def test_pretrain_teacher__signal_saves_and_the_repeated_command_goes_on(
     assert_same_weights(uninterrupted, train("stopped", *settings, hook))
 
 
-def test_pretrain_teacher__signal_to_all_its_processes__saves_and_the_repeated_command_goes_on(
+def test_pretrain_teacher__signal_to_all_its_processes__saves_and_the_repeated_command_resumes(
     uninterrupted: Path, train: Train, tiny_config: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "stopped/teacher"

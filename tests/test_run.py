@@ -143,7 +143,7 @@ def test_run__changed_setting_with_overwrite__is_named_and_all_that_follows_is_d
 
 
 @pytest.mark.parametrize("setting", ["teacher.seed=3", "refine.points=5", "student.seed=3"])
-def test_run__changed_setting__deletes_nothing_and_says_how_to_go_on(
+def test_run__changed_setting__deletes_nothing_and_says_how_to_continue(
     setting: str, config: Path, finished: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}

@@ -1,4 +1,4 @@
-"""Import labels from COCO JSON: images are matched by file name, and laid over the current generation."""
+"""Import labels from COCO JSON: they replace those of images with the same name in the current generation."""
 
 import dataclasses
 from collections import Counter

@@ -93,7 +93,7 @@ class PhotoFiles(Dataset[Photo | Unreadable]):
         """An image that is in memory already, uint8 RGB (H, W, 3), as a photo.
 
         Raises:
-            UserError: if a transform cannot take its size: so narrow that scaling leaves no pixel, say.
+            UserError: if a transform cannot take its size: scaling may leave no pixel of a narrow image.
         """
         size = pixels.shape[:2]
         unpacked = {"img": pixels, "img_shape": size, "ori_shape": size, "img_path": str(path)}
@@ -109,8 +109,8 @@ class PhotoFiles(Dataset[Photo | Unreadable]):
 def load_photos(files: PhotoFiles, workers: int, pin_memory: bool) -> Iterator[Photo | Unreadable]:
     """All photos, decoded by `workers` processes ahead of their use (0: in this one).
 
-    Images of like shape come together, so that few batches are incomplete. Large ones are decoded just before
-    their use, which bounds the memory.
+    Images of similar shape are read together, so that few batches are incomplete. Large ones are decoded
+    just before their use, which bounds the memory.
     """
     largest_px = max((image.height * image.width for image in files.images), default=0)
     order = sorted(

@@ -62,7 +62,7 @@ class ShardRecord:
         """Replace the record of a shard.
 
         Raises:
-            CacheError: if the disk refuses.
+            CacheError: if writing to the disk fails.
         """
         path = _path(generation, shard)
         try:
@@ -92,7 +92,7 @@ class ShardRecord:
     def statistics(self) -> dict[str, Any]:
         """As they are stored with the published generation."""
         return {
-            "images a second and process": round(self.images / self.seconds, 3) if self.seconds else None,
+            "images per second and process": round(self.images / self.seconds, 3) if self.seconds else None,
             "unreadable images": len(self.unreadable),
             "images with a label for every query": self.full,
             **{f"seconds: {name}": seconds for name, seconds in self.stage_seconds.items()},
@@ -100,7 +100,7 @@ class ShardRecord:
 
 
 class Recorder:
-    """Hands labels to a writer, and keeps the shard's record up to date with what is stored.
+    """Passes labels to a writer, and keeps the shard's record up to date with what is stored.
 
     Args:
         writer: of the shard.
@@ -149,7 +149,7 @@ class Recorder:
         """Write the record of all sessions of the shard.
 
         Raises:
-            CacheError: if the disk refuses.
+            CacheError: if writing to the disk fails.
         """
         ShardRecord.sum([self._before, self.session()]).write(self._writer.generation, self._writer.shard)
 
@@ -172,7 +172,7 @@ class BackgroundWriter:
         self._waiting: deque[Future[None]] = deque()
 
     def put(self, batch: Sequence[Labels]) -> None:
-        """Hand over a batch."""
+        """Queue a batch."""
         self._waiting.append(self._thread.submit(self._store, batch))
         while self._waiting and (self._waiting[0].done() or len(self._waiting) > self._max_waiting):
             self._waiting.popleft().result()

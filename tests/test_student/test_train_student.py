@@ -122,7 +122,7 @@ def test_train_student__killed_and_repeated_ends_in_the_same_place(
     assert_same_end(uninterrupted, work)
 
 
-def test_train_student__terminated_in_a_refresh_saves_and_goes_on_with_it(
+def test_train_student__terminated_in_a_refresh_saves_and_resumes_it(
     uninterrupted: Path, train_student: TrainStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = refresh.label_shards
@@ -274,7 +274,7 @@ def test_train_student__without_pseudo_labels_learns_from_the_labeled_branch_onl
     empty = [record for record in steps if record["pseudo_instances"] == 0]
     assert 0 < len(empty) < len(steps)
     said = capsys.readouterr().err
-    assert said.count("had a pseudo-label: they teach nothing") == 1  # once is enough
+    assert said.count("so the student learns nothing from them") == 1  # once is enough
     assert f"iteration {empty[0]['step']}  no unlabeled image of the last" in said
     for record in steps:
         unsupervised = sum(value for name, value in record.items() if name.startswith("unsup_"))
@@ -334,7 +334,7 @@ def test_train_student__failed_before_its_first_checkpoint_begins_with_the_label
     assert taken(work) == [(0, 2, "taken")]
 
 
-def test_train_student__labels_of_an_earlier_students_average_are_said_to_be_so(
+def test_train_student__labels_of_an_earlier_students_ema_model_are_reported_as_such(
     uninterrupted: Path, train_student: TrainStudent, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
@@ -406,7 +406,7 @@ def _registered_hooks() -> None:
     HOOKS.register_module(module=RefineAtStep2, force=True)
 
 
-def test_train_student__that_began_with_a_teacher_that_was_trained_anew__is_done_again(
+def test_train_student__whose_teacher_was_trained_again__is_re_run(
     student_experiment: Path, train_student: TrainStudent, capsys: pytest.CaptureFixture
 ) -> None:
     """Without pseudo-labels, the teacher's weights alone are what the student has of it."""

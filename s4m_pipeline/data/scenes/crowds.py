@@ -3,7 +3,7 @@
 An object is a chain or a ring of pieces of light and dark tone: contrast within it is stronger than between
 it and its neighbor of the same class, so that a teacher of few images merges neighbors and cuts objects in
 two. What belongs together follows from the object's make, which has to be seen in many poses, sizes, lights
-and patterns. The color tells the class, but for rare pale ones, which the shape tells.
+and patterns. The color shows the class, except for rare pale ones, whose shape shows it.
 """
 
 import colorsys

@@ -42,8 +42,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
         return (
             f"A process that reads images was ended from outside: {str(error).splitlines()[0]}\n"
-            "The usual reason is a lack of memory: see `s4m doctor` (containers: --shm-size). What was "
-            "saved is intact: repeat the command with fewer of them (--set refine.workers=N, teacher.workers=N or "
+            "The usual reason is lack of memory: see `s4m doctor` (containers: --shm-size). What was saved "
+            "is intact: repeat the command with fewer of them (--set refine.workers=N, teacher.workers=N or "
             "student.workers=N; 0: the main process reads). `s4m data check` names unreadable images."
         )
     if any(frame.filename.endswith(_BUILDER) for frame in traceback.extract_tb(error.__traceback__)):

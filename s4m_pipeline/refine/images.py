@@ -142,11 +142,11 @@ def readable(photos: Iterable[Photo | Unreadable], report: Callable[[Unreadable]
             yield photo
 
 
-def list_unreadable(unreadable: Iterable[tuple[str, str]], limit: int = 10) -> str:
+def list_unreadable(unreadable: Iterable[tuple[str, str]]) -> str:
     """A line for each file name and reason, the first ones only."""
     lines = [f"  {name}: {reason}" for name, reason in unreadable]
-    more = [f"  and {len(lines) - limit} more"] if len(lines) > limit else []
-    return "\n".join([*lines[:limit], *more])
+    more = [f"  and {len(lines) - 10} more"] if len(lines) > 10 else []
+    return "\n".join([*lines[:10], *more])
 
 
 def batches_by_size(

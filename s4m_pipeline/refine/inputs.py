@@ -54,13 +54,13 @@ class RefineInputs:
         """
         return load_network(self.config, self.weights, len(self.labeled.categories), "cpu")
 
-    def with_weights(self, path: Path, *, trust: bool = False) -> "RefineInputs":
+    def with_weights(self, path: Path) -> "RefineInputs":
         """The same with another teacher, for the next generation.
 
         Raises:
             UserError: as `load_inputs`.
         """
-        return dataclasses.replace(self, weights=_load_teacher(path, self.labeled, trust))
+        return dataclasses.replace(self, weights=_load_teacher(path, self.labeled, trust=False))
 
     def fingerprint(self) -> dict[str, str | int | float | bool | None]:
         """All that labels depend on; shards and later sessions that differ in it are refused."""

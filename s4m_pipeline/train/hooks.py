@@ -21,6 +21,11 @@ from s4m_pipeline.experiment.checkpoints import latest_checkpoint
 from s4m_pipeline.train.async_scalar import AsyncScalar
 from s4m_pipeline.train.distributed import on_first_rank
 
+_PATIENCE = 3
+"""Consecutive skipped iterations that are tolerated while weights and statistics are finite."""
+_ATTEMPTS = 3
+"""How often a checkpoint is restored before the training stops."""
+
 
 class SeedEachStep(Hook):
     """Seeds all randomness of an iteration (sampled points, ARP, dropout) with (seed, iteration, rank).
@@ -127,16 +132,11 @@ class RecoverFromNaN(Hook):
     weights are also checked before they are validated or saved, as they would replace the checkpoint that
     can be restored.
 
-    Args:
-        patience: consecutive skipped iterations that are tolerated while weights and statistics are finite.
-        attempts: how often a checkpoint may be restored before training stops.
     """
 
     priority = "ABOVE_NORMAL"
 
-    def __init__(self, patience: int = 3, attempts: int = 3) -> None:
-        self.patience = patience
-        self.attempts = attempts
+    def __init__(self) -> None:
         self.in_a_row = 0
         self.returns = 0
         self.image_ids: list[int] = []
@@ -161,7 +161,7 @@ class RecoverFromNaN(Hook):
             runner.logger.warning(
                 f"iteration {iteration.step} skipped: gradients not finite; image ids {images}"
             )
-        if self.in_a_row == self.patience or ((failed or used_now) and not _is_finite(runner.model)):
+        if self.in_a_row == _PATIENCE or ((failed or used_now) and not _is_finite(runner.model)):
             self.restore(runner)
 
     def restore(self, runner: Any) -> None:
@@ -175,7 +175,7 @@ class RecoverFromNaN(Hook):
         self.returns += 1
         images = self._images_of_all_ranks()
         checkpoint = on_first_rank(lambda: latest_checkpoint(Path(runner.work_dir)))
-        if checkpoint is None or self.returns >= self.attempts:
+        if checkpoint is None or self.returns >= _ATTEMPTS:
             raise UserError(
                 f"Loss, gradients or weights are not finite (NaN or Inf) at iteration {runner.iter + 1}; "
                 f"skipping iterations and restoring a checkpoint did not help (attempt {self.returns}).\n"

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4m_pipeline.data.scenes.looks import draw_ground
-from s4m_pipeline.data.scenes.render import MIN_VISIBLE_SHARE, Scene, SceneObject, fill_polygon
-from s4m_pipeline.data.scenes.shapes import Family, Part, Polygon, ellipse
+from s4m_pipeline.data.scenes.render import MIN_VISIBLE_SHARE, Scene, SceneObject, coverage
+from s4m_pipeline.data.scenes.shapes import Family, Part, ellipse
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 
 CROWD_SUBSETS = (
@@ -154,7 +154,7 @@ def _paint(
     tones = np.array(_TONES) * rng.uniform(0.85, 1.15, len(_TONES))
     covered = np.zeros(owner.shape, bool)
     for part in parts:
-        alpha = _coverage((part.outline * stretch) @ turn * radius + center)
+        alpha = coverage((SIDE_PX, SIDE_PX), (part.outline * stretch) @ turn * radius + center)
         canvas += alpha[..., None] * (color * tones[part.role] - canvas)
         covered |= alpha >= 0.5
     owner[covered] = number
@@ -168,16 +168,9 @@ def _paint_blade(rng: np.random.Generator, canvas: NDArray[np.float32], owner: N
     along = np.linspace(0, 1, 16)[:, None]
     line = ends[0] + along * (ends[1] - ends[0]) + 4 * along * (1 - along) * bow
     across = width * np.array([[-1, 1]]) * (ends[1] - ends[0])[::-1] / np.hypot(*(ends[1] - ends[0]))
-    alpha = _coverage(np.concatenate([line + across, (line - across)[::-1]]))
+    alpha = coverage((SIDE_PX, SIDE_PX), np.concatenate([line + across, (line - across)[::-1]]))
     canvas += alpha[..., None] * (rng.uniform(0.15, 0.85) * np.float32(1) - canvas)
     owner[alpha >= 0.5] = 0
-
-
-def _coverage(outline: Polygon) -> NDArray[np.float32]:
-    """(H, W) in [0, 1]: how much of each pixel a polygon covers."""
-    alpha = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
-    fill_polygon(alpha, outline, 255)
-    return np.asarray(alpha / np.float32(255), np.float32)
 
 
 def _photograph(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.uint8]:

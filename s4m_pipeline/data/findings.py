@@ -83,8 +83,8 @@ class Problem(Enum):
     )
     MASK_EMPTY = (
         "warning",
-        "annotations whose mask covers no pixel (coordinates must be pixels of the image, not shares of its "
-        "size): they are ignored",
+        "annotations whose mask covers no pixel (coordinates must be pixels of the image, not fractions of "
+        "its size): they are ignored",
     )
     BOX_MASK_APART = (
         "warning",

@@ -118,7 +118,7 @@ def _shared_rows(
         and own[name].shape[1:] == weights.tensors[name].shape[1:]
     ]
     if not shared or not names:
-        return {}, "; its classes are others: the class layer starts at random"
+        return {}, "; it has different classes: the class layer starts at random"
     to = [*(classes.index(name) for name in shared), len(classes)]
     source = [*(theirs.index(name) for name in shared), len(theirs)]
     rows = {}

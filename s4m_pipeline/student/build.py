@@ -5,12 +5,12 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
-from s4m_pipeline.config.student import StudentOptions
+from s4m_pipeline.config.student import ArpOptions, PhotometricOptions, StudentOptions
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.loaders import coco_dataset, loader_processes
 from s4m_pipeline.models.model_config import model_config
 from s4m_pipeline.student.labels import Labels, TrueLabels
-from s4m_pipeline.student.two_branches import TwoBranchDataset, TwoBranchSampler
+from s4m_pipeline.student.two_branches import Branch, TwoBranchDataset, TwoBranchSampler
 
 PRELOAD_BYTES = 256 << 20
 """Size of the packed masks that each loading process keeps in memory: all of Cityscapes' (0.12 GB)."""
@@ -23,7 +23,6 @@ def student_model(student: StudentOptions, config: Mapping[str, Any], num_classe
         config: the whole config as plain values.
     """
     from s4m_pipeline.models.student import StudentMask2Former
-    from s4m_pipeline.student.preprocessor import StudentPreprocessor
 
     model = model_config(config["model"], num_classes, student.init_from)
     model.update(
@@ -33,10 +32,20 @@ def student_model(student: StudentOptions, config: Mapping[str, Any], num_classe
         outline_weight=student.outline_weight,
         outline_px=student.outline_px,
     )
-    model["data_preprocessor"].update(
-        type=StudentPreprocessor, arp=student.arp, photometric=student.photometric
-    )
+    branches: tuple[Branch, ...] = ("unlabeled", "labeled") if student.augment_labeled else ("unlabeled",)
+    augment(model, branches, student.arp, student.photometric)
     return model
+
+
+def augment(
+    model: ConfigDict, branches: Sequence[Branch], arp: ArpOptions, photometric: PhotometricOptions
+) -> None:
+    """Let the preprocessor of a network's config augment the images of these branches in training."""
+    from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
+
+    model["data_preprocessor"].update(
+        type=AugmentingPreprocessor, branches=branches, arp=arp, photometric=photometric
+    )
 
 
 def student_dataloader(

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from s4m_pipeline.config.experiment import Options, load_experiment
+from s4m_pipeline.config.student import ArpOptions, PhotometricOptions
 from s4m_pipeline.core.paths import TEACHER, experiment_folder
 from s4m_pipeline.planning.dependencies import teacher_dependencies
 from s4m_stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
@@ -74,6 +75,16 @@ def _model(
     from s4m_pipeline.models.model_config import model_config
 
     model = model_config(config["model"], num_classes, options.teacher.init_from)
+    if options.teacher.augment_labeled:
+        from s4m_pipeline.student.build import augment
+
+        student = options.student
+        augment(
+            model,
+            ["labeled"],
+            student.arp if student else ArpOptions(),
+            student.photometric if student else PhotometricOptions(),
+        )
     if sam is not None:
         from s4m_pipeline.models.distilled import DistilledMask2Former, distillation
 

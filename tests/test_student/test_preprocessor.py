@@ -17,10 +17,15 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 def preprocessor(**changes: Any) -> Any:
     register_all()
-    from s4m_pipeline.student.preprocessor import StudentPreprocessor
+    from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
 
-    options = {"arp": ArpOptions(), "photometric": PhotometricOptions(), **changes}
-    return StudentPreprocessor(mean=MEAN, std=STD, pad_size_divisor=32, pad_mask=True, **options)
+    options = {
+        "branches": ("unlabeled",),
+        "arp": ArpOptions(),
+        "photometric": PhotometricOptions(),
+        **changes,
+    }
+    return AugmentingPreprocessor(mean=MEAN, std=STD, pad_size_divisor=32, pad_mask=True, **options)
 
 
 def batch(*branches: str, low: float = 0.0, high: float = 255.0) -> dict[str, Any]:

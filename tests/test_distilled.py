@@ -174,7 +174,7 @@ def build_student(sam):
         model.update(type=StudentMask2Former, unlabeled_weight=2.0, unlabeled_background=0.1)
         model["backbone"]["norm_eval"] = True  # else the images of a batch change one another's features
         model["data_preprocessor"].update(
-            type=AugmentingPreprocessor, branches=("unlabeled",), arp=ArpOptions(), photometric=PhotometricOptions()
+            type=AugmentingPreprocessor, arp=ArpOptions(), photometric=PhotometricOptions()
         )
         if sd:
             model.update(type=DistilledStudent, meta_teacher=MetaTeacher(sam), **sd)

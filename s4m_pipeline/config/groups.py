@@ -89,9 +89,10 @@ class TrainOptions(Settings):
     """Initial weights: a .safetensors or .pth file, a published network (`mmdet://NAME`, or a name of Hugging
     Face's hub), `torchvision://NAME` (backbone only), or `small`: those shipped for the small network of the
     demo. None: random."""
-    augment_labeled: bool = False
-    """Labeled images are augmented as the student's unlabeled images are: instances are pasted between them
-    (`student.arp`), and their colors change (`student.photometric`). Of use where they are few."""
+    augment_labeled: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Fraction of the labeled images of a batch that are augmented as the student's unlabeled images are:
+    instances are pasted between them (`student.arp`), and their colors change (`student.photometric`). Of use
+    where they are few; 0 in the paper."""
     validate_every: AtLeastOne = 5000
     """Iterations between validations; the last iteration is always validated."""
     checkpoint_every: AtLeastOne = 1000

@@ -10,7 +10,7 @@ from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.loaders import coco_dataset, loader_processes
 from s4m_pipeline.models.model_config import model_config
 from s4m_pipeline.student.labels import Labels, TrueLabels
-from s4m_pipeline.student.two_branches import Branch, TwoBranchDataset, TwoBranchSampler
+from s4m_pipeline.student.two_branches import TwoBranchDataset, TwoBranchSampler
 
 PRELOAD_BYTES = 256 << 20
 """Size of the packed masks that each loading process keeps in memory: all of Cityscapes' (0.12 GB)."""
@@ -32,19 +32,18 @@ def student_model(student: StudentOptions, config: Mapping[str, Any], num_classe
         outline_weight=student.outline_weight,
         outline_px=student.outline_px,
     )
-    branches: tuple[Branch, ...] = ("unlabeled", "labeled") if student.augment_labeled else ("unlabeled",)
-    augment(model, branches, student.arp, student.photometric)
+    augment(model, student.augment_labeled, student.arp, student.photometric)
     return model
 
 
 def augment(
-    model: ConfigDict, branches: Sequence[Branch], arp: ArpOptions, photometric: PhotometricOptions
+    model: ConfigDict, labeled: float, arp: ArpOptions, photometric: PhotometricOptions
 ) -> None:
-    """Let the preprocessor of a network's config augment the images of these branches in training."""
+    """Let the preprocessor of a network's config augment unlabeled and a fraction of the labeled images."""
     from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
 
     model["data_preprocessor"].update(
-        type=AugmentingPreprocessor, branches=branches, arp=arp, photometric=photometric
+        type=AugmentingPreprocessor, labeled=labeled, arp=arp, photometric=photometric
     )
 
 

@@ -25,7 +25,7 @@ class AugmentingPreprocessor(DetDataPreprocessor):
     become tensors (N, H, W) bool on the device, and `ignored`, where a sample has it, one of (H, W).
 
     Args:
-        branches: those whose images are augmented; samples without a branch are labeled.
+        labeled: fraction of the labeled images that are augmented; samples without a branch are labeled.
         arp: which instances are pasted, and where.
         photometric: strength and probabilities of the photometric augmentation.
         mean: of each channel, in 0..255.
@@ -36,7 +36,7 @@ class AugmentingPreprocessor(DetDataPreprocessor):
     def __init__(
         self,
         *,
-        branches: Sequence[Branch],
+        labeled: float = 0.0,
         arp: ArpOptions,
         photometric: PhotometricOptions,
         mean: Sequence[float],
@@ -46,7 +46,7 @@ class AugmentingPreprocessor(DetDataPreprocessor):
         super().__init__(**padding)  # without mean and std it stacks and pads, but does not normalize
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-        self.branches = tuple(branches)
+        self.labeled = labeled
         self.arp = arp
         self.photometric = photometric
 
@@ -56,8 +56,9 @@ class AugmentingPreprocessor(DetDataPreprocessor):
             data, by_branch = self._padded(data)
             # The training's autocast is already on, and would blur in reduced precision.
             with torch.autocast(data["inputs"].device.type, enabled=False):
-                for branch in self.branches:
-                    self._augment(data, by_branch[branch])
+                self._augment(data, by_branch["unlabeled"])
+                labeled = by_branch["labeled"]
+                self._augment(data, labeled[: round(self.labeled * len(labeled))])
         else:
             data = super().forward(data)
         for image, sample in zip(data["inputs"], data["data_samples"], strict=True):

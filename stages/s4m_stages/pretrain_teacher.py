@@ -81,7 +81,7 @@ def _model(
         student = options.student
         augment(
             model,
-            ["labeled"],
+            options.teacher.augment_labeled,
             student.arp if student else ArpOptions(),
             student.photometric if student else PhotometricOptions(),
         )

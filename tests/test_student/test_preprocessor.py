@@ -20,7 +20,6 @@ def preprocessor(**changes: Any) -> Any:
     from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
 
     options = {
-        "branches": ("unlabeled",),
         "arp": ArpOptions(),
         "photometric": PhotometricOptions(),
         **changes,

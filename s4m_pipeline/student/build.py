@@ -36,9 +36,7 @@ def student_model(student: StudentOptions, config: Mapping[str, Any], num_classe
     return model
 
 
-def augment(
-    model: ConfigDict, labeled: float, arp: ArpOptions, photometric: PhotometricOptions
-) -> None:
+def augment(model: ConfigDict, labeled: float, arp: ArpOptions, photometric: PhotometricOptions) -> None:
     """Let the preprocessor of a network's config augment unlabeled and a fraction of the labeled images."""
     from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
 

@@ -73,7 +73,7 @@ class AugmentingPreprocessor(DetDataPreprocessor):
         return labeled_images(data["inputs"][unlabeled], [data["data_samples"][i] for i in unlabeled])
 
     def _padded(self, data: dict[str, Any]) -> tuple[dict[str, Any], dict[Branch, list[int]]]:
-        """A training batch on the device with pixels in 0..255, and which images of it are in which branch."""
+        """A training batch on the device with pixels in 0..255, and the indices of each branch."""
         data = super().forward(data, True)
         for sample in data["data_samples"]:
             sample.gt_instances = as_tensors(sample.gt_instances, data["inputs"].device)

@@ -89,10 +89,6 @@ class TrainOptions(Settings):
     """Initial weights: a .safetensors or .pth file, a published network (`mmdet://NAME`, or a name of Hugging
     Face's hub), `torchvision://NAME` (backbone only), or `small`: those shipped for the small network of the
     demo. None: random."""
-    augment_labeled: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Fraction of the labeled images of a batch that are augmented as the student's unlabeled images are:
-    instances are pasted between them (`student.arp`), and their colors change (`student.photometric`). Of use
-    where they are few; 0 in the paper."""
     validate_every: AtLeastOne = 5000
     """Iterations between validations; the last iteration is always validated."""
     checkpoint_every: AtLeastOne = 1000
@@ -110,6 +106,15 @@ class TrainOptions(Settings):
     """Write the metrics also for these: tensorboard, wandb, mlflow (each a package to be installed)."""
     rank_timeout_s: AtLeastOne = 600
     """On several devices: seconds after which a process stops waiting for another one."""
+
+
+class TeacherOptions(TrainOptions):
+    """Training of the teacher."""
+
+    augmented_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Fraction of the images of a batch that are augmented as the student's unlabeled images are: instances
+    are pasted between them (`student.arp`), and their colors change (`student.photometric`). With few labeled
+    images, 0.5 makes a longer training worth while; 0 in the paper."""
 
 
 class SamOptions(Settings):

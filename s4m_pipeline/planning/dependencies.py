@@ -33,7 +33,7 @@ def teacher_dependencies(options: Options, config: Mapping[str, Any]) -> Depende
         contents["SAM weights"] = sam_source(options.sam).weights_sha256
         groups += ["sam", "sd"]
     settings = settings_of(options, config, *groups)
-    if options.teacher.augment_labeled and options.student is not None:
+    if options.teacher.augmented_fraction and options.student is not None:
         settings["student"] = options.student.model_dump(include={"arp", "photometric"})
     return settings, contents
 

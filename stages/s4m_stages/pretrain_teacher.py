@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from s4m_pipeline.config.experiment import Options, load_experiment
-from s4m_pipeline.config.student import ArpOptions, PhotometricOptions
 from s4m_pipeline.core.paths import TEACHER, experiment_folder
 from s4m_pipeline.planning.dependencies import teacher_dependencies
 from s4m_stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
@@ -72,19 +71,9 @@ def _model(
     options: Options, config: dict[str, Any], num_classes: int, sam: "LoadedSam | None"
 ) -> dict[str, Any]:
     """Config of the network, with SAM 2 if it is distilled from it."""
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.student.build import teacher_model
 
-    model = model_config(config["model"], num_classes, options.teacher.init_from)
-    if options.teacher.augment_labeled:
-        from s4m_pipeline.student.build import augment
-
-        student = options.student
-        augment(
-            model,
-            options.teacher.augment_labeled,
-            student.arp if student else ArpOptions(),
-            student.photometric if student else PhotometricOptions(),
-        )
+    model = teacher_model(options, config, num_classes)
     if sam is not None:
         from s4m_pipeline.models.distilled import DistilledMask2Former, distillation
 

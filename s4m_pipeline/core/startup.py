@@ -28,6 +28,12 @@ def leave_out_unused() -> None:
     sys.meta_path.insert(0, _StandIns())
 
 
+def allow(package: str) -> None:
+    """Let one of `OPTIONAL` be imported after all, by a command that uses it."""
+    if package in sys.modules and sys.modules[package] is None:
+        del sys.modules[package]
+
+
 class _StandIns(MetaPathFinder, Loader):
     """Finds the modules of `UNUSED` and those inside them."""
 

@@ -30,8 +30,8 @@ def leave_out_unused() -> None:
 
 def allow(package: str) -> None:
     """Let one of `OPTIONAL` be imported after all, by a command that uses it."""
-    if package in sys.modules and sys.modules[package] is None:
-        del sys.modules[package]
+    if sys.modules.get(package) is None:
+        sys.modules.pop(package, None)
 
 
 class _StandIns(MetaPathFinder, Loader):

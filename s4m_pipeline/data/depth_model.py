@@ -71,4 +71,5 @@ def _estimate(processor: Any, network: Any, pixels: NDArray[np.uint8]) -> NDArra
     (found,) = processor.post_process_depth_estimation(network(**inputs), target_sizes=sizes)
     depth = found["predicted_depth"].float()
     depth = (depth - depth.min()) / (depth.max() - depth.min()).clamp(min=1e-6)
-    return (depth * 65535).round().cpu().numpy().astype(np.uint16)
+    scaled: NDArray[np.uint16] = (depth * 65535).round().cpu().numpy().astype(np.uint16)
+    return scaled

@@ -201,11 +201,11 @@ def test_student_preprocessor__pastes_depth_with_its_instance_and_leaves_it_out_
     from tests.test_student.test_preprocessor import MEAN, STD, batch
 
     register_all()
-    from s4m_pipeline.student.preprocessor import StudentPreprocessor
+    from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
 
     def made(photometric: PhotometricOptions) -> torch.Tensor:
         torch.manual_seed(3)
-        build = StudentPreprocessor(
+        build = AugmentingPreprocessor(
             arp=ArpOptions(), photometric=photometric, mean=[*MEAN, 0.0], std=[*STD, 255.0]
         )
         data = batch("unlabeled", "unlabeled")

@@ -31,7 +31,7 @@ class Photo(NamedTuple):
     pixels: Tensor
     """(3, H, W) uint8 RGB: the original."""
     inputs: Tensor
-    """(3, h, w) uint8 RGB: after the test pipeline, not padded."""
+    """(3, h, w) uint8 RGB: after the test pipeline, not padded; with a depth map (4, h, w)."""
 
 
 class Unreadable(NamedTuple):
@@ -96,7 +96,7 @@ class PhotoFiles(Dataset[Photo | Unreadable]):
             UserError: if a transform cannot take its size: scaling may leave no pixel of a narrow image.
         """
         size = pixels.shape[:2]
-        unpacked = {"img": pixels, "img_shape": size, "ori_shape": size, "img_path": str(path)}
+        unpacked = {"img": pixels, "img_shape": size, "ori_shape": size, "img_path": path and str(path)}
         try:
             packed = self._transform({**unpacked, "img_id": image_id})
         except cv2.error as error:

@@ -45,7 +45,9 @@ def write_crowds(folder: Path, seed: int = 0) -> dict[str, int]:
 def draw_crowds(rng: np.random.Generator, families: dict[str, Family]) -> Scene:
     """A few crowds on 128 x 128 px, behind up to three blades of grass."""
     canvas = draw_ground(rng, SIDE_PX, gray=False)
-    owner = np.zeros((SIDE_PX, SIDE_PX), np.int32)  # 0 is ground, k + 1 the k-th object
+    owner = np.zeros(
+        (SIDE_PX, SIDE_PX), np.int32
+    )  # 0 is ground, k the k-th that was painted: objects, blades
     names: list[str] = []
     areas: list[int] = []
     for _ in range(rng.integers(CROWDS[0], CROWDS[1] + 1)):
@@ -54,14 +56,15 @@ def draw_crowds(rng: np.random.Generator, families: dict[str, Family]) -> Scene:
         for center, radius in _places(rng):
             names.append(name)
             areas.append(_paint(rng, canvas, owner, families[name](rng), center, radius, color, len(names)))
-    for _ in range(rng.integers(0, 2)):
-        _paint_blade(rng, canvas, owner)
+    for number in range(1, 1 + rng.integers(0, 2)):
+        _paint_blade(rng, canvas, owner, len(names) + number)
     objects = []
     for number, (name, area) in enumerate(zip(names, areas, strict=True), start=1):
         mask = owner == number
         if mask.sum() >= max(_MIN_AREA_PX, MIN_VISIBLE_SHARE * area):
             objects.append(SceneObject(name, mask, [mask]))
-    return Scene(_photograph(rng, canvas), objects)
+    depth = (owner * (65535 // max(owner.max(), 1))).astype(np.uint16)
+    return Scene(_photograph(rng, canvas), objects, depth)
 
 
 def caterpillar(rng: np.random.Generator) -> list[Part]:
@@ -161,7 +164,9 @@ def _paint(
     return int(covered.sum())
 
 
-def _paint_blade(rng: np.random.Generator, canvas: NDArray[np.float32], owner: NDArray[np.int32]) -> None:
+def _paint_blade(
+    rng: np.random.Generator, canvas: NDArray[np.float32], owner: NDArray[np.int32], number: int
+) -> None:
     """A thin bent strip in the foreground, in the ground's tone, from one side of the image to another."""
     ends, bow, width = rng.uniform(0, SIDE_PX, (2, 2)), rng.normal(0, 12, 2), rng.uniform(1.0, 2.5)
     ends[:, int(rng.integers(2))] = (-4, SIDE_PX + 4)
@@ -170,7 +175,7 @@ def _paint_blade(rng: np.random.Generator, canvas: NDArray[np.float32], owner: N
     across = width * np.array([[-1, 1]]) * (ends[1] - ends[0])[::-1] / np.hypot(*(ends[1] - ends[0]))
     alpha = coverage((SIDE_PX, SIDE_PX), np.concatenate([line + across, (line - across)[::-1]]))
     canvas += alpha[..., None] * (rng.uniform(0.15, 0.85) * np.float32(1) - canvas)
-    owner[alpha >= 0.5] = 0
+    owner[alpha >= 0.5] = number
 
 
 def _photograph(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -49,6 +49,8 @@ class Scene:
 
     image: NDArray[np.uint8]
     objects: list[SceneObject]
+    depth: NDArray[np.uint16] | None = None
+    """(H, W) in which order the scene was painted, the nearest largest; None: not kept."""
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,8 @@ def write_crowds(folder: Path, seed: int = 0) -> dict[str, int]:
 def draw_crowds(rng: np.random.Generator, families: dict[str, Family]) -> Scene:
     """A few crowds on 128 x 128 px, behind up to three blades of grass."""
     canvas = draw_ground(rng, SIDE_PX, gray=False)
-    owner = np.zeros(
-        (SIDE_PX, SIDE_PX), np.int32
-    )  # 0 is ground, k the k-th that was painted: objects, blades
+    # 0 is ground, k the k-th that was painted: objects, then blades
+    owner = np.zeros((SIDE_PX, SIDE_PX), np.int32)
     names: list[str] = []
     areas: list[int] = []
     for _ in range(rng.integers(CROWDS[0], CROWDS[1] + 1)):

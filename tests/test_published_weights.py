@@ -27,7 +27,7 @@ from tests.published import WeightsServer, as_detectron2, as_huggingface, pth
 
 R50 = "mask2former_r50_8xb2-lsj-50e_coco"
 MMDET, HUB = f"mmdet://{R50}", HUGGING_FACE[0]
-ONE_ITERATION = " ".join(
+ONE_ITERATION = "--set student.burn_in=0 " + " ".join(
     f"--set {stage}.{setting}"
     for stage in ("teacher", "student")
     for setting in ("iterations=1", "validate_every=1", "batch_size=2")
@@ -35,12 +35,13 @@ ONE_ITERATION = " ".join(
 COMMANDS = {
     "evaluate": "evaluate {config} {weights}",
     "predict": "predict {config} {weights} {data}/test --out {out}/predictions --min-score 0",
-    "refine": "refine {config} --teacher {weights} --work-dir {out} --set data.unlabeled=test",
+    "refine": "refine {config} --teacher {weights} --work-dir {out} --set data.unlabeled=test "
+    "--set refine.min_score=0.3",
     "export": "export weights {config} {weights} {out}/exported.safetensors",
     "teacher": f"pretrain-teacher {{config}} {ONE_ITERATION} --work-dir {{out}} "
     "--set teacher.init_from={weights}",
     "control": f"train-student {{config}} --control {ONE_ITERATION} --work-dir {{out}} "
-    "--set student.init_from={weights} --set student.burn_in=0",
+    "--set student.init_from={weights}",
 }
 
 

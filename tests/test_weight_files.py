@@ -46,6 +46,13 @@ def test_mmdet_name__is_fetched_once_and_read(weights_server, tiny_checkpoint, m
     assert weights.path.name == path.rpartition("/")[2]
 
 
+def test_mmdet_name__file_without_class_names__has_those_of_coco(weights_server):
+    weights_server.publish(R50, pth({"state_dict": {"panoptic_head.cls_embed.weight": torch.zeros(81, 2)}}))
+    classes = read_weights(f"mmdet://{R50}").classes
+    assert classes is not None
+    assert (len(classes), classes[:2]) == (80, ("person", "bicycle"))
+
+
 @pytest.mark.parametrize("fault", ["cut off", "other content", "absent"])
 def test_mmdet_name__bad_download__is_never_used(weights_server, monkeypatch, fault):
     path = weights_server.publish(R50, b"weights" * 1000)

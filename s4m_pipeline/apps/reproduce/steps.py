@@ -107,13 +107,14 @@ def _is_split(run: Reproduction) -> bool:
         UserError: if it was made from a list that was different.
     """
     record = run.split / RECORD
-    if record.is_file() and run.split_list is not None:
-        if json.loads(record.read_text())["method"].get("sha256") != file_sha256(run.split_list):
-            raise UserError(
-                f"{run.split} was made from a different list than {run.split_list} is now.\n"
-                "Delete that folder, or give the list another name."
-            )
-    return record.is_file()
+    if not record.is_file() or run.split_list is None:
+        return record.is_file()
+    if json.loads(record.read_text())["method"].get("sha256") != file_sha256(run.split_list):
+        raise UserError(
+            f"{run.split} was made from a different list than {run.split_list} is now.\n"
+            "Delete that folder, or give the list another name."
+        )
+    return True
 
 
 def _holds(weights: Path, source: str) -> bool:

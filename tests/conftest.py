@@ -3,16 +3,20 @@
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+if TYPE_CHECKING:
+    from tests.published import WeightsServer
 
 REPOSITORY = Path(__file__).parent.parent
 CLASSES = ("bright", "dark")
@@ -149,6 +153,25 @@ def tiny_checkpoint(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("tiny_checkpoint") / "weights.safetensors"
     write_weights(path, network.state_dict(), CLASSES)
     return path
+
+
+@pytest.fixture
+def weights_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[WeightsServer]":
+    """The only server that names of published weights lead to; nothing is fetched yet."""
+    from s4m_pipeline.config import weight_files
+    from tests.published import WeightsServer
+
+    server = WeightsServer(weight_files.zoo())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(weight_files, "zoo", lambda: server.zoo)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    hub = {"HF_HUB_CACHE": str(tmp_path / "hub"), "ENDPOINT": server.address}
+    hub["HUGGINGFACE_CO_URL_TEMPLATE"] = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    for name, value in hub.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="session")

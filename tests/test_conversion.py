@@ -1,6 +1,5 @@
 """Networks of other projects, converted: the same outputs, every tensor used, what does not fit is named."""
 
-import json
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -9,21 +8,19 @@ from typing import Any
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.config.weight_files import WeightFile
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.models.checkpoint import Weights, read_weights
-from s4m_pipeline.models.conversion import detectron2, huggingface, tables
 from s4m_pipeline.models.conversion.detectron2 import from_detectron2
 from s4m_pipeline.models.conversion.sizes import settings
 from s4m_pipeline.models.fitting import initialize, load_weights, require_fit
 from s4m_pipeline.models.model_config import model_config
 from s4m_pipeline.models.registry import register_all
-from s4m_stages.evaluate import evaluate
-from tests.conftest import CreatesFile
+from tests.published import as_detectron2
 
 ROOT = Path(__file__).parents[1]
 WIDTH, HEADS, QUERIES, CLASSES = 32, 4, 5, ("person", "rider", "car")
@@ -129,12 +126,6 @@ def test_hugging_face__random_network__gives_the_same_logits_with_every_tensor_u
     assert masks.std() > 0.1
 
 
-def as_detectron2(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of ours under Detectron2's names."""
-    back = [(here, there) for there, here in detectron2.TABLE if here is not None]
-    return tables.renamed(tensors, back)
-
-
 @pytest.mark.parametrize(
     ("there", "here"),
     [
@@ -217,13 +208,6 @@ def test_detectron2__pickle_of_arrays_without_batch_counts__is_read_and_predicts
         assert all(map(torch.equal, outputs(ours, image), outputs(model, image)))
 
 
-def test_detectron2__hostile_pickle__is_refused_and_not_run(tmp_path):
-    (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"model": {"a": CreatesFile(tmp_path / "ran")}}))
-    with pytest.raises(UserError, match=r"would run its code(.|\n)*Convert it to .safetensors"):
-        read_weights(tmp_path / "bad.pkl")
-    assert not (tmp_path / "ran").exists()
-
-
 def published(model: nn.Module, classes: tuple[str, ...] | None) -> Weights:
     return Weights(WeightFile(path=Path("given")), model.state_dict(), classes, published=True)
 
@@ -269,32 +253,3 @@ def test_load_weights__network_of_other_sizes__is_refused_with_settings_and_part
     message = r"(?s)panoptic_head 0 of .*roi_head.mask_head.bias: not in .*--allow-partial"
     with pytest.raises(UserError, match=message):
         require_fit(network(), mask_rcnn, CLASSES)
-
-
-def as_huggingface(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of ours, with ResNet, under the names of `transformers`, which packs no attention."""
-    parts = {
-        f"{name}#{part}" if "self_attn.attn.in_proj" in name else name: value
-        for name, whole in tensors.items()
-        for part, value in enumerate(whole.chunk(3) if "self_attn.attn.in_proj" in name else [whole])
-    }
-    return tables.renamed(parts, [(here, there) for there, here in huggingface.TABLE if here is not None])
-
-
-def test_evaluate__converted_from_each_source__gives_the_figures_of_the_source(
-    tiny_config, tiny_checkpoint, tmp_path, capsys
-):
-    tensors = load_file(tiny_checkpoint)
-    theirs = {name: value.contiguous() for name, value in as_huggingface(tensors).items()}
-    assert all(name.startswith(("model.", "class_predictor.")) for name in theirs)
-    save_file(theirs, tmp_path / "model.safetensors")
-    labels = {"id2label": {"0": "bright", "1": "dark"}}
-    (tmp_path / "config.json").write_text(json.dumps(labels))
-    student = {f"modelStudent.{name}": value for name, value in as_detectron2(tensors).items()}
-    torch.save({"model": student}, tmp_path / "released.pth")
-    sources = [tiny_checkpoint, tmp_path / "model.safetensors", Path(f"{tmp_path}/released.pth#student")]
-    capsys.readouterr()
-    evaluate(tiny_config, sources, "val", ["model.test_cfg.max_per_image=20"], as_json=True)
-    of_source, *of_converted = json.loads(capsys.readouterr().out)
-    assert of_converted == [of_source] * 2
-    assert of_source["predictions"] == 60

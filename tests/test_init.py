@@ -12,11 +12,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from s4m_cache.fingerprint import file_sha256
 from s4m_pipeline.apps.init import timing
 from s4m_pipeline.apps.init.gpu import COCO_R50, COCO_SWIN_T, IMAGENET
 from s4m_pipeline.apps.init.small import TINY, IterationSeconds, SamSeconds
-from s4m_pipeline.config import weight_files
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import load_coco
@@ -26,6 +24,7 @@ from s4m_pipeline.models.model_config import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_stages.cli import build_app
 from s4m_stages.pretrain_teacher import pretrain_teacher
+from tests.published import pth
 
 
 class Photos:
@@ -129,20 +128,15 @@ def test_init__for_a_gpu__starts_from_a_network_for_coco_and_says_where_it_comes
 
 
 @pytest.mark.slow
-def test_init__for_a_gpu__trains_a_step_on_the_cpu_from_the_published_file(photos, monkeypatch, tmp_path):
+def test_init__for_a_gpu__trains_a_step_on_the_cpu_from_the_published_file(photos, weights_server, tmp_path):
     from mmdet.registry import MODELS
 
     register_all()
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     photos.init(*photos.with_val(), "--gpu-gb", 24)
     _, config = load_experiment(photos.out / "mine.py", [])
-    network = MODELS.build(model_config(config["model"], 80, COCO_SWIN_T))
-    torch.save({"state_dict": network.state_dict()}, tmp_path / "file.pth")
-    file = weight_files.zoo_file(COCO_SWIN_T.removeprefix("mmdet://"))
-    file = file.with_name(f"file-{file_sha256(tmp_path / 'file.pth')[:8]}.pth")
-    file.parent.mkdir(parents=True)
-    (tmp_path / "file.pth").rename(file)
-    monkeypatch.setattr(weight_files, "zoo_file", lambda name: file)
+    network = MODELS.build(model_config(config["model"], 80))
+    name = COCO_SWIN_T.removeprefix("mmdet://")
+    weights_server.publish(name, pth({"state_dict": network.state_dict()}))
     settings = ["iterations=1", "batch_size=1", "precision=fp32", "workers=0", "validate_every=1"]
     smaller = ["sd.enabled=false", "model.train_cfg.num_points=64", *(f"teacher.{text}" for text in settings)]
     pretrain_teacher(photos.out / "mine.py", smaller, tmp_path / "work")

@@ -395,6 +395,17 @@ def test_pretrain_teacher__code_in_weights_that_the_model_names__is_refused_and_
     assert record(tmp_path / "run/teacher")["status"] == "failed"
 
 
+def test_pretrain_teacher__initial_weights_with_a_backbone__leave_out_the_one_that_the_model_names(
+    tiny_config: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "named.py"
+    initial = "dict(type='Pretrained', checkpoint='absent.pth')"
+    config.write_text(f"_base_ = [{str(tiny_config)!r}]\nmodel = dict(backbone=dict(init_cfg={initial}))\n")
+    settings = ["teacher.iterations=1", "teacher.validate_every=1", f"teacher.init_from={tiny_checkpoint}"]
+    pretrain_teacher(config, settings, tmp_path / "run")
+    assert record(tmp_path / "run/teacher")["status"] == "finished"
+
+
 def _fail(runner: Any) -> None:
     raise RuntimeError("as if the machine had stopped")
 

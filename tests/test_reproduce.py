@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
 from s4m_pipeline.apps.reproduce import requirements
 from s4m_pipeline.apps.reproduce.requirements import (
@@ -31,6 +32,7 @@ from s4m_pipeline.models.conversion import detectron2
 from s4m_pipeline.models.conversion.tables import renamed
 from s4m_pipeline.models.model_config import model_config
 from s4m_pipeline.models.registry import register_all
+from s4m_stages.cli import build_app
 from s4m_stages.reproduce import reproduce
 
 
@@ -205,6 +207,32 @@ def test_split_list__published__is_used_for_a_split_of_its_own_and_named(tmp_pat
     split["method"] = {"name": "list", "list": str(listed)}
     _write(run.split / "split.json", json.dumps(split))
     assert compare_with_paper(run).facts["split"].startswith(f"published split {listed}: 298 labeled")
+
+
+def test_split_list__in_the_authors_form__labels_its_photos_and_may_not_change(
+    mini_cityscapes: Path, tmp_path: Path
+) -> None:
+    images = json.loads((mini_cityscapes / "annotations/train.json").read_text())["images"]
+    photos = sorted(image["file_name"] for image in images)[:2]
+    listed = tmp_path / "perc_10.txt"
+    names = [Path(name).name.replace("leftImg8bit", "gtFine_instanceIds") for name in photos]
+    listed.write_text("\n".join(names))
+    root = tmp_path / "cityscapes"
+    root.mkdir()
+    for part in ("annotations", "leftImg8bit"):
+        (root / part).symlink_to(mini_cityscapes / part)
+    run = reproduction(root, split_list=listed)
+    (splitting,) = commands(run)
+    done = CliRunner().invoke(build_app(), splitting)
+    assert done.exit_code == 0, done.output
+    assert json.loads((run.split / "split.json").read_text())["labeled_file_names"] == photos
+    assert commands(run) == []
+    listed.write_text(names[0])
+    with pytest.raises(UserError, match=r"from a different list than .*perc_10\.txt"):
+        commands(run)
+    listed.write_text("ulm_999999_000019_gtFine_instanceIds.png")
+    result = CliRunner().invoke(build_app(), [*splitting, "--force"])
+    assert "1 names match no image of the data set: ulm_999999" in str(result.exception)
 
 
 def test_released__folder_without_the_networks__says_which_names_are_expected(tmp_path: Path) -> None:

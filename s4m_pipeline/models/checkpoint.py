@@ -36,6 +36,8 @@ TRAINING_ONLY = "sd_projection."
 """Prefix of tensors that only structural distillation uses; final weights do not hold them."""
 
 _FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_REFUSED = " is not allowed"
+"""How reasons end for which an unpickler here refuses what a file would call."""
 
 
 @register_backend("atomic")
@@ -84,7 +86,7 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
             if path.suffix == ".pkl":
                 with path.open("rb") as file:
                     return (pickle.Unpickler if trust else _ArraysOnly)(file, encoding="latin1").load()
-            _check_sums(path)
+            _require_whole(path)
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except UserError:
         raise
@@ -97,12 +99,19 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
         ) from error
 
 
-def _check_sums(path: Path) -> None:
-    """Compare a checkpoint with the checksums that torch stores in it, and does not check."""
+def _require_whole(path: Path) -> None:
+    """Compare a checkpoint with the checksums that torch stores in it, and does not check.
+
+    Older ones are a pickle, without checksums.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} in it differs")
+    else:
+        with path.open("rb") as file:
+            if file.read(1) != pickle.PROTO:
+                raise ValueError("it is cut off, or not written by torch.save")
 
 
 _ARRAY_MAKERS: list[Any] = [
@@ -124,7 +133,7 @@ class _ArraysOnly(pickle.Unpickler):
         known = _PICKLED_ARRAYS.get((module.replace("numpy.core", "numpy._core"), name))
         if known is not None:
             return known
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+        raise pickle.UnpicklingError(f"{module}.{name}{_REFUSED}")
 
 
 @contextmanager
@@ -155,6 +164,8 @@ def _code_refused(source: str) -> Iterator[None]:
             yield
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
+        if not reason.endswith(_REFUSED) and not reason.startswith("Weights only"):  # torch's beginning
+            raise  # damaged bytes
         raise UserError(
             f"{source} is a pickle that holds more than weights; loading it would run its code ({reason}).\n"
             "Expected: tensors in plain containers. Convert it to .safetensors where it came from, "
@@ -245,12 +256,12 @@ def require_classes(weights: Weights, classes: tuple[str, ...], source: str) -> 
         UserError: with both lists.
     """
     if weights.classes is not None and weights.classes != classes:
+        start = "name it as init_from" if weights.published else "pass --allow-partial"
         raise UserError(
-            f"{weights.path} was trained for different classes.\n"
+            f"{weights.file} was trained for different classes.\n"
             f"  checkpoint ({len(weights.classes)}): {', '.join(weights.classes)}\n"
             f"  {source} ({len(classes)}): {', '.join(classes)}\n"
-            "Use the data set it belongs to. To start training from it without its class layer, "
-            "pass --allow-partial."
+            f"Use the data set it belongs to. To start training from it without its class layer, {start}."
         )
 
 
@@ -293,5 +304,5 @@ def _allowed_globals() -> list[Any]:
 
 def _getattr_of_history_buffer(owner: Any, name: str) -> Any:
     if owner is not HistoryBuffer or name.startswith("_"):
-        raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is not allowed")
+        raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}){_REFUSED}")
     return getattr(owner, name)

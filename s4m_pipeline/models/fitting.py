@@ -52,11 +52,10 @@ def require_fit(model: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
     Raises:
         UserError: if the classes differ, or naming the tensors that do not fit or are missing.
     """
-    if weights.published and weights.classes != classes:
+    given = weights
+    if weights.classes != classes and (weights.published or weights.classes is not None):
         kept = {name: value for name, value in weights.tensors.items() if not name.startswith(_CLASS_TENSORS)}
         weights = replace(weights, tensors=kept)
-    else:
-        require_classes(weights, classes, "labeled data")
     weights, needed = _with_queries_of(model, weights), set(model.state_dict())
     if not any(name.startswith(_DEPTH) for name in weights.tensors):
         needed = {name for name in needed if not name.startswith(_DEPTH)}
@@ -66,6 +65,8 @@ def require_fit(model: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
     elif not any(name.startswith(_CLASS_TENSORS) for name in weights.tensors):
         needed = {name for name in needed if not name.startswith(_CLASS_TENSORS)}
     _refuse_mismatch(model, weights, needed, "Pass --allow-partial to start from what fits.")
+    if not given.published:
+        require_classes(given, classes, "labeled data")
 
 
 def initialize(model: nn.Module, weights: Weights, classes: tuple[str, ...]) -> str:
@@ -92,7 +93,7 @@ def initialize(model: nn.Module, weights: Weights, classes: tuple[str, ...]) -> 
     }
     if not fitting:
         raise UserError(
-            f"{weights.path}: none of its {len(weights.tensors)} tensors fits the model of this config.\n"
+            f"{weights.file}: none of its {len(weights.tensors)} tensors fits the model of this config.\n"
             "Expected weights of this network or of its backbone. Set init_from to another file, or to None."
         )
     about = ""
@@ -103,6 +104,15 @@ def initialize(model: nn.Module, weights: Weights, classes: tuple[str, ...]) -> 
     lacking = max([len(own[n]) - len(given.tensors[n]) for n in _QUERY_TENSORS if n in fitting], default=0)
     about += f"; {lacking} queries that it lacks start at random" if lacking > 0 else ""
     return f"{len(fitting)} of {len(own)} tensors initialized from {weights.file}{about}"
+
+
+def holds_backbone(model: nn.Module, weights: Weights) -> bool:
+    """Whether weights replace all that is learned in the backbone of a model."""
+    return all(
+        name in weights.tensors and weights.tensors[name].shape == value.shape
+        for name, value in model.state_dict().items()
+        if name.startswith("backbone.") and not name.endswith(_NOT_LEARNED)
+    )
 
 
 def _shared_rows(
@@ -165,7 +175,7 @@ def _refuse_mismatch(model: nn.Module, weights: Weights, needed: set[str], remed
                 "Settings of the config with which it would fit:\n  " + "\n  ".join(settings) + f"\n{remedy}"
             )
         raise UserError(
-            f"{weights.path} does not fit the model of this config (what fits: "
+            f"{weights.file} does not fit the model of this config (what fits: "
             f"{_fitting_parts(weights.tensors, own)}):\n  {shown}\n{remedy}"
         )
 

@@ -95,7 +95,7 @@ def named_classes(weights: Weights) -> tuple[str, ...]:
     """
     if not weights.classes:
         raise UserError(
-            f"{weights.path} does not say which classes it was trained for.\n"
+            f"{weights.file} does not say which classes it was trained for.\n"
             "Expected the weights.safetensors or a checkpoint of a training stage, "
             "or a file of `s4m export weights`."
         )

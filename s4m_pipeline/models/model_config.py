@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
-from s4m_pipeline.config.weight_files import TORCHVISION, is_published
+from s4m_pipeline.config.weight_files import TORCHVISION
 
 
 def model_config(model: Mapping[str, Any], num_classes: int, init_from: str | None = None) -> ConfigDict:
@@ -20,8 +20,6 @@ def model_config(model: Mapping[str, Any], num_classes: int, init_from: str | No
     model = ConfigDict(copy.deepcopy(dict(model)))  # mmdet's constructors need mmengine's kind of dict
     if init_from is not None and init_from.startswith(TORCHVISION):
         model["backbone"]["init_cfg"] = {"type": "Pretrained", "checkpoint": init_from}
-    elif init_from is not None and is_published(init_from):  # the whole network: no other weights are fetched
-        model["backbone"]["init_cfg"] = None
     for part in ("panoptic_head", "panoptic_fusion_head"):
         model[part].update(num_things_classes=num_classes, num_stuff_classes=0)
     model["panoptic_head"]["loss_cls"]["class_weight"] = [1.0] * num_classes + [0.1]

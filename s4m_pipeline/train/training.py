@@ -29,7 +29,7 @@ from s4m_pipeline.experiment.checkpoints import latest_checkpoint, step_of
 from s4m_pipeline.experiment.metrics import mean_over_steps, validations
 from s4m_pipeline.experiment.run_record import RunRecord, read_run
 from s4m_pipeline.models.checkpoint import TRAINING_ONLY, no_code_from, read_weights, write_weights
-from s4m_pipeline.models.fitting import initialize
+from s4m_pipeline.models.fitting import holds_backbone, initialize
 from s4m_pipeline.models.load import check_start
 from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.train.determinism import DeterministicForms
@@ -201,12 +201,15 @@ def _set_weights(runner: QuietRunner, spec: TrainingSpec, classes: tuple[str, ..
         console.progress.print(f"Resuming from {checkpoint}", soft_wrap=True)
         runner.resume_from(checkpoint)
         return step_of(checkpoint)
-    network, trust = runner.network, spec.trust_checkpoint
-    with no_code_from(f"{_named_files(network)}, which an init_cfg of the model names,", trust=trust):
-        network.init_weights()
-    init_from = spec.options.init_from
+    network, trust, init_from = runner.network, spec.trust_checkpoint, spec.options.init_from
+    weights = None
     if init_from is not None and not init_from.startswith(TORCHVISION):
         weights = read_weights(init_from, trust=trust)
+        if holds_backbone(network, weights) and "checkpoint" in (network.backbone.init_cfg or ()):
+            network.backbone.init_cfg = None  # nothing is fetched that would be replaced
+    with no_code_from(f"{_named_files(network)}, which an init_cfg of the model names,", trust=trust):
+        network.init_weights()
+    if weights is not None:
         console.progress.print(initialize(network, weights, classes), soft_wrap=True)
         record.note(initial_weights=weights.file.digest())
     return 0

@@ -1,5 +1,6 @@
 """The chain from raw files to results, as commands of `s4m`; finished steps are skipped."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 from safetensors import safe_open
 
-from s4m_cache.fingerprint import file_hash
+from s4m_cache.fingerprint import file_hash, file_sha256
 from s4m_pipeline.config.methods import MethodName
 from s4m_pipeline.config.published import Benchmark
 from s4m_pipeline.config.weight_files import find_weights
@@ -91,12 +92,29 @@ def preparation(run: Reproduction) -> Iterator[Step]:
     annotations = [root / benchmark.train_json, root / benchmark.val_json]
     if benchmark.name == "cityscapes" and not all(path.is_file() for path in annotations):
         yield Step("converting the annotations", ["data", "convert", "cityscapes", str(root), "--force"])
-    if run.trains and not (run.split / RECORD).is_file():
+    if run.trains and not _is_split(run):
         yield Step(f"labeling {run.percent} % of the images", _split(run))
     for stage, source in (run.released or {}).items():
         if not _holds(run.weights[stage], source):
             words = ["export", "weights", str(run.config), source, str(run.weights[stage])]
             yield Step(f"the published {stage}, {source}", words)
+
+
+def _is_split(run: Reproduction) -> bool:
+    """Whether the split is there.
+
+    Raises:
+        UserError: if it was made from a list that was different.
+    """
+    record = run.split / RECORD
+    if not record.is_file() or run.split_list is None:
+        return record.is_file()
+    if json.loads(record.read_text())["method"].get("sha256") != file_sha256(run.split_list):
+        raise UserError(
+            f"{run.split} was made from a different list than {run.split_list} is now.\n"
+            "Delete that folder, or give the list another name."
+        )
+    return True
 
 
 def _holds(weights: Path, source: str) -> bool:

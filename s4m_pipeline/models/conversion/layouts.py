@@ -33,7 +33,7 @@ def own_names(tensors: dict[str, Tensor], file: WeightFile) -> tuple[dict[str, T
         )
     if any(name.startswith("model.pixel_level_module.") for name in tensors):
         return from_huggingface(tensors), listed_classes(file.path.with_name("config.json"))
-    return tensors, None
+    return tensors, _classes_by_number(tensors) if file.published else None
 
 
 def _chosen(tensors: Mapping[str, Tensor], file: WeightFile) -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ def _chosen(tensors: Mapping[str, Tensor], file: WeightFile) -> dict[str, Tensor
 
 
 def _classes_by_number(tensors: Mapping[str, Tensor]) -> Classes:
-    """The classes of COCO or Cityscapes, by their number: Detectron2's files do not name them."""
+    """The classes of COCO or Cityscapes, by their number, for files that do not name them."""
     register_all()
 
     from mmdet.datasets import CityscapesDataset, CocoDataset

@@ -395,9 +395,11 @@ def test_devices__sigint_to_all_of_its_processes__saves_and_the_repeated_command
     assert done.returncode == 130, done.stderr
     assert living(tmp_path / "stopped/teacher") == []
     assert [path.name for path in (tmp_path / "stopped/teacher").glob("iter_*")] == ["iter_4.pth"]
-    assert exit_codes(start_two(pretrain_teacher, config, settings, tmp_path / "stopped")) == [0, 0]
+    repeated = start_two(pretrain_teacher, config, settings, tmp_path / "stopped")
+    assert exit_codes(repeated, within_s=500) == [0, 0]
     assert record(tmp_path / "stopped")["sessions"][1]["from_step"] == 4
-    assert exit_codes(start_two(pretrain_teacher, tiny_config, settings, tmp_path / "undisturbed")) == [0, 0]
+    quiet = start_two(pretrain_teacher, tiny_config, settings, tmp_path / "undisturbed")
+    assert exit_codes(quiet, within_s=500) == [0, 0]
     stopped, undisturbed = weights(tmp_path / "stopped"), weights(tmp_path / "undisturbed")
     assert all(torch.equal(stopped[name], undisturbed[name]) for name in undisturbed)
 

@@ -299,11 +299,11 @@ def test_pretrain_teacher__too_small_a_disk__is_refused_before_the_first_iterati
 ) -> None:
     free_bytes(monkeypatch, lambda: 1000)
     with pytest.raises(
-        CacheError, match=r"checkpoints of this training needs about [\d,]{10} bytes, but 1,000"
+        CacheError, match=r"checkpoints of this training needs about [\d,]{9,} bytes, but 1,000"
     ):
         train("run")
     assert not list((tmp_path / "run/teacher").glob("iter_*.pth"))
-    assert not (tmp_path / "run/teacher/metrics.jsonl").exists()
+    assert logged_steps(tmp_path / "run/teacher") == []
 
 
 def test_pretrain_teacher__disk_that_fills__stops_after_a_checkpoint_and_the_repeated_command_goes_on(

@@ -108,7 +108,7 @@ class EmbeddingStore:
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            require_space(path, needed, f"storing the embeddings of {len(image_ids)} images")
+            require_space(path, needed, f"storing the embeddings of {len(image_ids)} images (optional)")
             _create(path, image_ids, shapes, fingerprint)
         except OSError as error:
             raise disk_error(path, needed, error) from error

@@ -20,8 +20,8 @@ from s4m_pipeline.sam import BatchedSam, load_sam
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MIB = 1 << 20
-SIDE_PX, OBJECTS = 2000, 40  # dense masks take 153 MiB, their logits 610
-LIMIT = 100 * MIB
+SIDE_PX, OBJECTS = 2000, 80  # dense masks take 305 MiB, their logits 1,220
+LIMIT = 200 * MIB
 
 
 def peak_growth(work: Callable[[], Any]) -> int:
@@ -49,7 +49,7 @@ def _peak_bytes() -> int:
 def logits() -> torch.Tensor:
     found = torch.full((OBJECTS, SIDE_PX // 4, SIDE_PX // 4), -4.0)
     for number, mask in enumerate(found):
-        mask[10 * number : 10 * number + 60, 20:90] = 4.0
+        mask[5 * number : 5 * number + 60, 20:90] = 4.0
     return found
 
 
@@ -88,9 +88,9 @@ def test_predict__many_objects_in_a_large_image__take_bounded_memory(
 
 
 def test_load_photos__many_images__take_the_memory_of_those_that_wait(tmp_path: Path) -> None:
-    sides = [900 + 10 * number for number in range(48)]
+    sides = [900 + 5 * number for number in range(96)]
     for side in sides:
-        Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
+        Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png", compress_level=1)
     files = PhotoFiles(
         load_unlabeled(tmp_path, tmp_path).images, [{"type": "LoadRGB"}, {"type": "PackDetInputs"}]
     )

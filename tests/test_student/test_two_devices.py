@@ -62,7 +62,7 @@ def test_train_student__sigterm_to_both_ranks__saves_and_the_repeated_command_go
 ) -> None:
     """After a refresh, whose labels the resumed training uses."""
     config = signaled_config(student_experiment / "study.py", tmp_path, signal.SIGTERM, launcher=False)
-    settings = ("student.iterations=5", "student.refresh_every=3", "student.checkpoint_every=100")
+    settings = ("student.iterations=5", "student.refresh_every=3", "student.unlabeled_batch_size=4")
 
     def train(config: Path, name: str) -> list[int | None]:
         return exit_codes(

@@ -65,9 +65,8 @@ def test_train_student__sigterm_to_both_ranks__saves_and_the_repeated_command_go
     settings = ("student.iterations=5", "student.refresh_every=3", "student.unlabeled_batch_size=4")
 
     def train(config: Path, name: str) -> list[int | None]:
-        return exit_codes(
-            start_two(train_student, config, settings, prepare(student_experiment, tmp_path / name))
-        )
+        work = prepare(student_experiment, tmp_path / name)
+        return exit_codes(start_two(train_student, config, settings, work), within_s=500)
 
     assert train(config, "stopped") == [143, 143]
     folder = tmp_path / "stopped/student"

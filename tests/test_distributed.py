@@ -29,6 +29,8 @@ from s4m_pipeline.train.distributed import joined, on_first_rank, wait_for_all
 from s4m_pipeline.train.hooks import save_now
 from s4m_pipeline.train.launch import Place, find_place
 from s4m_stages.pretrain_teacher import pretrain_teacher
+from tests.conftest import REPOSITORY
+from tests.signal_hook import living, signaled_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FORK = multiprocessing.get_context("fork")  # the ranks need not import everything again
@@ -372,6 +374,34 @@ def test_devices__sigterm_to_the_command_saves_and_ends_with_143(tiny_config: Pa
     assert "Traceback" not in messages
     assert record(tmp_path)["status"] == "interrupted"
     assert list((tmp_path / "teacher").glob("iter_*.pth"))
+
+
+def test_devices__sigint_to_all_of_its_processes__saves_and_the_repeated_command_resumes(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    """Each rank receives it twice: torchrun passes it on."""
+    config = signaled_config(tiny_config, tmp_path, signal.SIGINT, launcher=True)
+    settings = ("teacher.iterations=6", "teacher.validate_every=100", "teacher.checkpoint_every=100")
+    arguments = [str(config), "--devices", "2", "--work-dir", str(tmp_path / "stopped")]
+    words = [f"--set={setting}" for setting in settings]
+    path = os.pathsep.join([str(REPOSITORY), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "s4m_stages", "pretrain-teacher", *arguments, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 130, done.stderr
+    assert living(tmp_path / "stopped/teacher") == []
+    assert [path.name for path in (tmp_path / "stopped/teacher").glob("iter_*")] == ["iter_4.pth"]
+    repeated = start_two(pretrain_teacher, config, settings, tmp_path / "stopped")
+    assert exit_codes(repeated, within_s=500) == [0, 0]
+    assert record(tmp_path / "stopped")["sessions"][1]["from_step"] == 4
+    quiet = start_two(pretrain_teacher, tiny_config, settings, tmp_path / "undisturbed")
+    assert exit_codes(quiet, within_s=500) == [0, 0]
+    stopped, undisturbed = weights(tmp_path / "stopped"), weights(tmp_path / "undisturbed")
+    assert all(torch.equal(stopped[name], undisturbed[name]) for name in undisturbed)
 
 
 def test_devices__batch_that_they_cannot_share_is_refused(tiny_config: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 from mmengine.hooks import Hook
 from safetensors.torch import load_file
 
+from s4m_cache.errors import CacheError
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.models.checkpoint import load_checkpoint, write_weights
 from s4m_stages.pretrain_teacher import pretrain_teacher
@@ -278,6 +280,37 @@ def test_pretrain_teacher__nan_after_every_return__stops_at_the_third(train: Tra
     assert all(tensor.isfinite().all() for tensor in saved.values() if tensor.is_floating_point())
 
 
+def free_bytes(monkeypatch: pytest.MonkeyPatch, ask: Callable[[], float]) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(ask())))
+
+
+def test_pretrain_teacher__too_small_a_disk__is_refused_before_the_first_iteration(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_bytes(monkeypatch, lambda: 1000)
+    with pytest.raises(
+        CacheError, match=r"checkpoints of this training needs about [\d,]{9,} bytes, but 1,000"
+    ):
+        train("run")
+    assert not list((tmp_path / "run/teacher").glob("iter_*.pth"))
+    assert logged_steps(tmp_path / "run/teacher") == []
+
+
+def test_pretrain_teacher__disk_that_fills__stops_after_a_checkpoint_and_the_repeated_command_resumes(
+    uninterrupted: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run/teacher"
+    free_bytes(monkeypatch, lambda: 1000 if (folder / "iter_2.pth").exists() else 1e12)
+    with pytest.raises(CacheError, match=r"iter_2\.pth: the next checkpoint needs .* but 1,000 bytes"):
+        train("run")
+    assert [path.name for path in folder.glob("*.pth")] == ["iter_2.pth"]
+    assert logged_steps(folder) == [2]
+    with pytest.raises(CacheError, match="saving the checkpoints of this training needs"):
+        train("run")
+    free_bytes(monkeypatch, lambda: 1e12)
+    assert_same_weights(uninterrupted, train("run"))
+
+
 def test_pretrain_teacher__stopped_early_before_the_first_checkpoint__is_finished_there(train: Train) -> None:
     early = (
         '[{"type": "EarlyStoppingHook", "monitor": "AP", "rule": "greater", "patience": 0, "min_delta": 200}]'
@@ -404,6 +437,23 @@ def test_pretrain_teacher__initial_weights_with_a_backbone__leave_out_the_one_th
     settings = ["teacher.iterations=1", "teacher.validate_every=1", f"teacher.init_from={tiny_checkpoint}"]
     pretrain_teacher(config, settings, tmp_path / "run")
     assert record(tmp_path / "run/teacher")["status"] == "finished"
+
+
+@pytest.mark.parametrize("name", ["{hub}/checkpoints/cut.pth", "https://example.org/weights/cut.pth"])
+def test_pretrain_teacher__damaged_weights_that_the_model_names__are_refused(
+    name: str, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a download that was broken off leaves them."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cut = tmp_path / "hub/checkpoints/cut.pth"
+    cut.parent.mkdir(parents=True)
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(9, 9)}}, cut)
+    cut.write_bytes(cut.read_bytes()[:-200])
+    config = tmp_path / "cut.py"
+    initial = f"dict(type='Pretrained', checkpoint={name.format(hub=tmp_path / 'hub')!r})"
+    config.write_text(f"_base_ = [{str(tiny_config)!r}]\nmodel = dict(backbone=dict(init_cfg={initial}))\n")
+    with pytest.raises(UserError, match=r"hub/checkpoints/cut\.pth is damaged(.|\n)*copy it again"):
+        pretrain_teacher(config, ["teacher.iterations=1"], tmp_path / "run")
 
 
 def _fail(runner: Any) -> None:

@@ -4,7 +4,6 @@ They take 8 MiB per image at SAM 2's usual size - 25 GB for Cityscapes, 1 TB for
 before anything is written.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from zarr.storage import LocalStore
 
 from s4m_cache import sealed
 from s4m_cache.atomic import atomic_folder
-from s4m_cache.errors import CacheError, DamagedError, disk_error, reading
+from s4m_cache.errors import CacheError, DamagedError, disk_error, reading, require_space
 from s4m_cache.fingerprint import Fingerprint, check_plain, explain, settings_hash
 from s4m_cache.parts import refuse_newer
 from s4m_cache.schema import FORMAT, VERSION
@@ -109,11 +108,7 @@ class EmbeddingStore:
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if needed > (free := shutil.disk_usage(path.parent).free):
-                raise CacheError(
-                    f"{path}: needs {needed:,} bytes, but {free:,} are free. Free disk space, or work "
-                    "without stored embeddings"
-                )
+            require_space(path, needed, f"storing the embeddings of {len(image_ids)} images (optional)")
             _create(path, image_ids, shapes, fingerprint)
         except OSError as error:
             raise disk_error(path, needed, error) from error

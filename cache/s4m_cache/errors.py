@@ -49,15 +49,41 @@ def disk_error(path: Path, needed_bytes: int, error: OSError) -> CacheError:
     )
 
 
+def require_space(path: Path, needed_bytes: int, purpose: str) -> None:
+    """Stop while everything is stored, and not in the middle of a write that fills the disk.
+
+    Called before a stage with what it will write, and after each large file with what the next one needs.
+
+    Args:
+        path: what is written, there or not.
+        purpose: what needs these bytes.
+
+    Raises:
+        CacheError: if fewer are free.
+    """
+    free, _ = _free_at(path)
+    if free is not None and free < needed_bytes:
+        raise CacheError(
+            f"{path}: {purpose} needs about {needed_bytes:,} bytes, but {free_space(path)}. What was stored "
+            "before is intact. Free disk space, and run the same command again"
+        )
+
+
 def free_space(path: Path) -> str:
     """`1,234 bytes are free at FOLDER`, for the nearest readable folder above `path`; `?` without any."""
+    free, folder = _free_at(path)
+    return f"{'?' if free is None else format(free, ',')} bytes are free at {folder}"
+
+
+def _free_at(path: Path) -> tuple[int | None, Path]:
+    """Free bytes, and the nearest readable folder above `path`; None and `path` without any."""
     for folder in (path, *path.parents):
         try:
             if folder.is_dir():
-                return f"{shutil.disk_usage(folder).free:,} bytes are free at {folder}"
+                return shutil.disk_usage(folder).free, folder
         except OSError:  # a stale mount, or no permission to look inside
             continue
-    return f"? bytes are free at {path}"
+    return None, path
 
 
 @contextmanager

@@ -112,6 +112,10 @@ class Generation:
         except FileNotFoundError as error:
             raise self._gone(error) from None
         refuse_newer(self.path, body)
+        with sealed.understood(self.path / SPEC, self._remedy):
+            return self._described(body, ids)
+
+    def _described(self, body: Mapping[str, Any], ids: bytes) -> GenerationSpec:
         if zlib.crc32(ids) != body["image_ids_crc32"]:
             problem = f"checksum differs from the one in {SPEC}"
             raise DamagedError(self.path / IMAGE_IDS, problem, remedy=self._remedy)
@@ -140,10 +144,11 @@ class Generation:
             DamagedError: if they are damaged.
         """
         try:
-            names = sealed.read(self.path / FILE_NAMES, self._remedy)["file_names"]
+            body = sealed.read(self.path / FILE_NAMES, self._remedy)
         except FileNotFoundError:
             return {}
-        return dict(zip(self.image_ids.tolist(), names, strict=True))
+        with sealed.understood(self.path / FILE_NAMES, self._remedy):
+            return dict(zip(self.image_ids.tolist(), map(str, body["file_names"]), strict=True))
 
     @property
     def shards(self) -> list[ShardSpec]:

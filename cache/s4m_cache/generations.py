@@ -95,12 +95,13 @@ def current(root: Path) -> Generation:
         CacheError: if none is published, or a repair removed images of it.
     """
     try:
-        generation = Generation(root, sealed.read(root / CURRENT)["generation"])
+        number = _current_number(root)
     except FileNotFoundError:
         raise CacheError(
             f"{root}: no generation is published. Generations: {_names(root)}. Run `s4m refine` until it "
             f"publishes one; `s4m cache info {root}` shows what is missing"
         ) from None
+    generation = Generation(root, number)
     if generation.published() is None:
         generation.refuse_incomplete()
         raise CacheError(
@@ -208,9 +209,15 @@ def collect_garbage(
 def current_number(root: Path) -> int:
     """The published generation's number; 0 before the first."""
     try:
-        return int(sealed.read(root / CURRENT)["generation"])
+        return _current_number(root)
     except FileNotFoundError:
         return 0
+
+
+def _current_number(root: Path) -> int:
+    body = sealed.read(root / CURRENT)
+    with sealed.understood(root / CURRENT):
+        return int(body["generation"])
 
 
 def _refuse_past(generation: Generation) -> None:

@@ -1,4 +1,7 @@
-"""The largest and the thinnest image that are accepted. Imports nothing heavy: `--help` shows them."""
+"""The largest and the thinnest image that are accepted, and the size of labels.
+
+Imports nothing heavy: `--help` shows them.
+"""
 
 import os
 from collections.abc import Mapping
@@ -26,6 +29,8 @@ def max_pixels(environment: Mapping[str, str]) -> int:
 
 MAX_PIXELS = max_pixels(os.environ)
 """Default limit; processes that read images inherit it with the environment."""
+LABEL_BYTES = 15_000
+"""Of one image's labels in the cache: two masks for each of about twenty instances (docs/cache.md)."""
 MAX_RATIO = 100
 """Longer to shorter side; thinner images lose their shorter side when they are resized for a network."""
 

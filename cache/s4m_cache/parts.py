@@ -46,10 +46,11 @@ class Part:
         except FileNotFoundError:
             raise DamagedError(path, f"no {MANIFEST}") from None
         refuse_newer(path, manifest)
-        self.image_ids = np.array(manifest["image_id"], np.int64)
-        self.files: dict[str, tuple[int, int]] = {
-            name: tuple(entry) for name, entry in manifest["files"].items()
-        }
+        with sealed.understood(path / MANIFEST):
+            self.image_ids = np.array(manifest["image_id"], np.int64)
+            self.files: dict[str, tuple[int, int]] = {
+                name: (int(size), int(checksum)) for name, (size, checksum) in manifest["files"].items()
+            }
         for name in self.files:
             self._check_size(name)
 
@@ -68,7 +69,9 @@ class Part:
         for name in self.files:
             if name not in BIT_FILES.values():  # their chunks have their own checksums
                 self.check_file(name)
-        stored = [name for name in COLUMNS if f"{name}/zarr.json" in self.files]
+        stored = [name for name in COLUMNS if name != "use_raw" or "use_raw/zarr.json" in self.files]
+        for name in stored:
+            self._check_size(f"{name}/zarr.json")
         columns: dict[str, NDArray[Any]] = {name: np.asarray(self._array(name)[...]) for name in stored}
         columns.setdefault("use_raw", np.zeros(len(columns["label"]), np.uint8))  # a part of version 1
         if not np.array_equal(columns["image_id"], self.image_ids):
@@ -157,6 +160,8 @@ class Part:
         return zarr.open_array(LocalStore(self.path / name, read_only=True), mode="r", zarr_format=3)
 
     def _check_size(self, name: str) -> None:
+        if name not in self.files:
+            raise DamagedError(self.path / MANIFEST, f"does not list {name}", self.image_ids.tolist())
         expected = self.files[name][0]
         try:
             with reading(self.path / name):
@@ -196,8 +201,9 @@ def refuse_newer(path: Path, body: dict[str, Any]) -> None:
     Raises:
         CacheError: naming both versions.
     """
-    if body.get("format") != FORMAT or body.get("version", 0) > VERSION_WITH_IGNORED:
+    version = body.get("version", 0)
+    if body.get("format") != FORMAT or not isinstance(version, int) or version > VERSION_WITH_IGNORED:
         raise CacheError(
-            f"{path}: written by a newer version (format {body.get('format')} {body.get('version')}); this "
+            f"{path}: written by a newer version (format {body.get('format')} {version}); this "
             f"program reads {FORMAT} up to version {VERSION_WITH_IGNORED}. Update the program"
         )

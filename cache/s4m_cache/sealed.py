@@ -3,6 +3,8 @@
 import json
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,16 @@ def dump(body: dict[str, Any]) -> bytes:
 def write(path: Path, body: dict[str, Any]) -> None:
     """Write `body` to `path`, sealed and atomically."""
     write_bytes(path, dump(body))
+
+
+@contextmanager
+def understood(path: Path, remedy: str = REPAIR) -> Iterator[None]:
+    """Turn what fails on the fields of a sealed file, if another program wrote them, into a DamagedError."""
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        problem = f"its fields are not those expected ({type(error).__name__}: {error})"
+        raise DamagedError(path, problem, remedy=remedy) from error
 
 
 def read(path: Path, remedy: str = REPAIR) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4m_cache.atomic import TEMPORARY, discard_leftovers
-from s4m_cache.errors import CacheError, LockedError, disk_error
+from s4m_cache.errors import CacheError, LockedError, disk_error, require_space
 from s4m_cache.generation import Generation
 from s4m_cache.locks import FileLock
 from s4m_cache.parts import write_part
@@ -41,7 +41,8 @@ class ShardWriter:
 
     Raises:
         LockedError: if another process writes this shard; the message names its host and process.
-        CacheError: if the shard is not one of the generation's, it was removed, or writing fails.
+        CacheError: if the shard is not one of the generation's, it was removed, or writing fails; after a
+            part was stored, if there is no space for another one like it.
         DamagedError: if a stored part is damaged.
     """
 
@@ -95,7 +96,8 @@ class ShardWriter:
         """Store what was appended as one part, durably.
 
         Raises:
-            CacheError: if writing fails; the images are then pending again.
+            CacheError: if writing fails; the images are then pending again. Also if it succeeds, but the
+                disk has no space for a next part of this size.
         """
         if not self._buffer:
             return
@@ -108,6 +110,8 @@ class ShardWriter:
             self._open_ids.update(image.image_id for image in images)
             raise disk_error(path, needed, error) from error
         self.on_commit()
+        if self._open_ids:
+            require_space(path.parent, needed, "the next part")
 
     def close(self) -> None:
         """Release the shard without committing."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4m_cache.atomic import atomic_path
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.evaluation.mask_ap import coco_evaluation
 
@@ -79,9 +80,21 @@ class Matches:
 
     @classmethod
     def load(cls, path: Path) -> "Matches":
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**arrays)
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**arrays)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # zipfile, zlib and NumPy raise many kinds of exceptions on damaged bytes
+            raise UserError(
+                f"{path} is damaged, or was written by another version: {error}\n"
+                "Delete it, and evaluate again with `s4m evaluate`."
+            ) from error
 
     def average_precision(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mask AP in percent, over IoU 0.50 to 0.95, of data sets in which images count several times.

@@ -11,6 +11,7 @@ from typing import Any
 from s4m_cache.atomic import write_text
 from s4m_pipeline.config.experiment import Options
 from s4m_pipeline.config.groups import Split
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import CONTROL, STUDENT, TEACHER, VERDICT, experiment_folder
 from s4m_pipeline.evaluation.causes import Cause, likely_causes
 from s4m_pipeline.evaluation.intervals import Interval, draw_weights, interval_of
@@ -129,9 +130,16 @@ def write_verdict(folder: Path, options: Options, command: str) -> Verdict | Non
 
 
 def kept_verdict(folder: Path) -> list[str]:
-    """The words of an experiment's verdict; none before teacher and student were evaluated."""
+    """The words of an experiment's verdict; none before teacher and student were evaluated.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     path = folder / VERDICT
-    return list(json.loads(path.read_text())["text"]) if path.is_file() else []
+    try:
+        return list(json.loads(path.read_text())["text"]) if path.is_file() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}\nDelete it, and evaluate again.") from error
 
 
 def run_command(config: Path, folder: Path, overrides: Sequence[str]) -> str:

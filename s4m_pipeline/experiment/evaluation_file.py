@@ -57,6 +57,8 @@ def read_evaluations(experiment: Path) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}\nDelete it, and evaluate again.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no results.\nDelete it, and evaluate again.")
     found = {
         split: {stage: result for stage, result in entries.items() if isinstance(result, dict)}
         for split, entries in content.items()

@@ -198,9 +198,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | 
     _require(path)
     try:
         with safe_open(path, framework="pt") as file:
-            classes = _listed_classes((file.metadata() or {}).get("classes", "null"))
+            classes = _class_names(json.loads((file.metadata() or {}).get("classes", "null")))
             return {name: file.get_tensor(name) for name in file.keys()}, classes  # noqa: SIM118 (no iterator)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged: {error}\nDelete it, or copy it again from where it came from."
         ) from error
@@ -214,16 +214,32 @@ def _tensors_of(checkpoint: Any, path: Path) -> tuple[dict[str, Tensor], tuple[s
             found = checkpoint[key]
             break
     if isinstance(found, Mapping):
-        found = {name: torch.tensor(t) if isinstance(t, np.ndarray) else t for name, t in found.items()}
-    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
+        found = {name: _tensor(value) for name, value in found.items()}
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(t, Tensor) for name, t in found.items()
+    ):
         raise UserError(
             f"{path} does not hold weights.\nExpected: a dictionary of tensors by name, or one "
             "with such a dictionary as `state_dict` or `model`. Extract the tensors and save them alone."
         )
-    meta = checkpoint.get("meta", {})
-    data = {**meta, **meta.get("dataset_meta", {})} if isinstance(meta, Mapping) else {}
-    classes = data.get("classes", data.get("CLASSES"))  # in capitals: mmdet 2
-    return dict(found), tuple(classes) if classes else None
+    meta = _mapping(checkpoint.get("meta"))
+    data = {**meta, **_mapping(meta.get("dataset_meta"))}
+    try:
+        classes = _class_names(data.get("classes", data.get("CLASSES")))  # in capitals: mmdet 2
+    except ValueError as error:
+        raise UserError(
+            f"{path} has faulty metadata: {error}.\nSave its weights alone: a dictionary of tensors by name."
+        ) from error
+    return dict(found), classes
+
+
+def _tensor(value: Any) -> Any:
+    """An array as a tensor; any other value, and an array of no numbers, as it is."""
+    return torch.tensor(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], classes: tuple[str, ...], **about: str) -> None:
@@ -237,12 +253,15 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], classes: tuple[str,
     _write(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 
-def _listed_classes(text: str) -> tuple[str, ...] | None:
-    """The class names in the header of a .safetensors file."""
-    names = json.loads(text)
-    if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        return tuple(names) if names else None
-    raise ValueError(f"`classes` in its header is {text[:80]}, a list of names expected")
+def _class_names(given: Any) -> tuple[str, ...] | None:
+    """The class names that a file lists; None if it lists none.
+
+    Raises:
+        ValueError: if they are anything but names.
+    """
+    if given is None or (isinstance(given, list | tuple) and all(isinstance(name, str) for name in given)):
+        return tuple(given) if given else None
+    raise ValueError(f"its `classes` are {repr(given)[:80]}, a list of names expected")
 
 
 def require_classes(weights: Weights, classes: tuple[str, ...], source: str) -> None:

@@ -10,7 +10,8 @@ from mmdet.structures import DetDataSample, SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from s4m_pipeline.data.packed_masks import pack_masks
+from s4m_cache.masks import Masks
+from s4m_pipeline.data.packed_masks import masks_at_a_time, pack_masks
 from s4m_pipeline.data.tiles import Tile, Tiling, Views, merge, size_of
 from s4m_pipeline.models.depth import DepthFusion
 
@@ -135,19 +136,27 @@ class InstanceMask2Former(Mask2Former):
         # may be reported for several classes; its mask is upsampled once: U different queries, N reports.
         query_U, place_N = (best_N // self.num_things_classes).unique(return_inverse=True)
 
-        logits_UHW = _resize(mask_QHW[query_U], meta["batch_input_shape"])
-        height, width = meta["img_shape"][:2]
-        logits_UHW = logits_UHW[:, :height, :width]
-        if rescale:
-            logits_UHW = _resize(logits_UHW, meta["ori_shape"][:2])
-        mask_UHW = logits_UHW > 0  # probability above 0.5
-        inside_U = (logits_UHW.sigmoid() * mask_UHW).flatten(1).sum(1)
-        mean_U = inside_U / (mask_UHW.flatten(1).sum(1) + 1e-6)
+        sizes = [meta["batch_input_shape"], meta["ori_shape"][:2]]
+        at_once = min(masks_at_a_time(size, mask_QHW.device) for size in sizes)
+        found = [_upsampled(mask_QHW[some], meta, rescale) for some in query_U.split(at_once)]
+        masks, means = zip(*found, strict=True)
         return InstanceData(
             labels=best_N % self.num_things_classes,
-            scores=probability_N * mean_U[place_N],
-            masks=pack_masks(mask_UHW).select(place_N.cpu().numpy()),
+            scores=probability_N * torch.cat(means)[place_N],
+            masks=Masks.join(masks).select(place_N.cpu().numpy()),
         )
+
+
+def _upsampled(mask_NHW: Tensor, meta: dict, rescale: bool) -> tuple[Masks, Tensor]:
+    """Masks in the size of their image, and the mean probability (N,) inside each."""
+    logits_NHW = _resize(mask_NHW, meta["batch_input_shape"])
+    height, width = meta["img_shape"][:2]
+    logits_NHW = logits_NHW[:, :height, :width]
+    if rescale:
+        logits_NHW = _resize(logits_NHW, meta["ori_shape"][:2])
+    mask_NHW = logits_NHW > 0  # probability above 0.5
+    inside_N = (logits_NHW.sigmoid() * mask_NHW).flatten(1).sum(1)
+    return pack_masks(mask_NHW), inside_N / (mask_NHW.flatten(1).sum(1) + 1e-6)
 
 
 def _resize(mask_NHW: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import ConfigDict
 
 from s4m_pipeline.config.weight_files import TORCHVISION
+from s4m_pipeline.core.errors import UserError
 
 
 def model_config(model: Mapping[str, Any], num_classes: int, init_from: str | None = None) -> ConfigDict:
@@ -16,7 +17,21 @@ def model_config(model: Mapping[str, Any], num_classes: int, init_from: str | No
 
     Args:
         init_from: initial weights; `torchvision://NAME` is left to mmdet, which fetches the backbone.
+
+    Raises:
+        UserError: if the config lacks a part.
     """
+    try:
+        return _filled_in(model, num_classes, init_from)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The config's model lacks a part of a Mask2Former ({type(error).__name__}: {error}).\n"
+            "Expected model.backbone, model.panoptic_head with a loss_cls, and model.panoptic_fusion_head, "
+            "each a dict: see configs/_base_/mask2former_r50.py."
+        ) from error
+
+
+def _filled_in(model: Mapping[str, Any], num_classes: int, init_from: str | None) -> ConfigDict:
     model = ConfigDict(copy.deepcopy(dict(model)))  # mmdet's constructors need mmengine's kind of dict
     if init_from is not None and init_from.startswith(TORCHVISION):
         model["backbone"]["init_cfg"] = {"type": "Pretrained", "checkpoint": init_from}

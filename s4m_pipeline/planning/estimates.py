@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from s4m_cache.limits import LABEL_BYTES
 from s4m_pipeline.config.experiment import Options
 from s4m_pipeline.config.groups import TrainOptions
 from s4m_pipeline.core.paths import CONTROL, STUDENT, TEACHER
@@ -10,8 +11,6 @@ from s4m_pipeline.experiment.metrics import read_metrics
 from s4m_pipeline.planning.plan import Experiment, Plan
 
 GB = 10**9
-LABEL_BYTES = 15_000
-"""Of one image's labels in the cache: two masks for each of about twenty instances (docs/cache.md)."""
 EMBEDDING_BYTES = 8 * 2**20
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from s4m_cache.errors import CacheError
+from s4m_cache.errors import CacheError, require_space
 from s4m_cache.generation import Generation, GenerationSpec
 from s4m_cache.generations import begin, generations
+from s4m_cache.limits import LABEL_BYTES
 from s4m_cache.records import ImageLabels, Instances
 from s4m_cache.sharding import ShardSpec
 from s4m_cache.writer import ShardWriter
@@ -95,7 +96,7 @@ def label_shards(
 
     Raises:
         UserError: too many unreadable images, or a teacher whose output is not finite.
-        CacheError: if writing to the disk fails, or another process writes the shard.
+        CacheError: if writing fails, the disk has too little space, or another process writes the shard.
     """
     own = _shards_of(generation, part)
     others = [shard for shard in generation.shards if shard not in own]
@@ -103,6 +104,8 @@ def label_shards(
         writers = [stack.enter_context(_open_shard(inputs, generation, shard)) for shard in own]
         pending = [writer for writer in writers if writer.pending.size]
         _record_images(inputs, generation, [writer.shard for writer in pending])
+        num_images = sum(writer.pending.size for writer in pending)
+        require_space(generation.path, num_images * LABEL_BYTES, f"storing the labels of {num_images} images")
         if not pending and not any(lacks_counts(inputs, generation, shard) for shard in own):
             return True
         networks = stack.enter_context(networks_on_device(inputs))

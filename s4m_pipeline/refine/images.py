@@ -22,6 +22,8 @@ from s4m_pipeline.models.registry import register_all
 
 _PREFETCHED_PIXELS = 100_000_000
 """Of the images that wait to be used, for each process that decodes them."""
+_WAITING_PIXELS = 100_000_000
+"""Of the decoded images that wait for others of their size."""
 
 
 class Photo(NamedTuple):
@@ -155,7 +157,8 @@ def batches_by_size(
     """Batches of up to `size` photos whose inputs have one size once padded to multiples of `divisor` pixels.
 
     An image is therefore padded exactly as it is alone, whatever else is in its batch. At most four batches'
-    worth of photos wait for others of their size. One that is cut into tiles does not wait: it is alone.
+    worth of photos, and `_WAITING_PIXELS`, wait for others of their size. One that is cut into tiles does not
+    wait: it is alone.
     """
     waiting: dict[tuple[int, ...], list[Photo]] = {}
     for photo in photos:
@@ -167,6 +170,10 @@ def batches_by_size(
         bucket.append(photo)
         if len(bucket) == size:
             yield waiting.pop(padded)
-        elif sum(map(len, waiting.values())) > 4 * size:
+        while sum(map(len, waiting.values())) > 4 * size or _pixels(waiting.values()) > _WAITING_PIXELS:
             yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()
+
+
+def _pixels(buckets: Iterable[list[Photo]]) -> int:
+    return sum(photo.pixels[0].numel() for bucket in buckets for photo in bucket)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s4m_cache.embeddings import EmbeddingStore, store_path
+from s4m_cache.masks import Masks
 from s4m_cache.summary import SCORE_BINS, score_histogram
 from s4m_pipeline.config.groups import PromptType, Recipe
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.data.packed_masks import pack_masks
+from s4m_pipeline.data.packed_masks import masks_at_a_time, pack_masks
 from s4m_pipeline.data.tiles import Tile, Tiling
 from s4m_pipeline.refine.images import Photo, batches_by_size
 from s4m_pipeline.refine.inputs import Networks, RefineInputs
@@ -170,7 +171,7 @@ class Labeler:
                 for index, (masks, predicted_iou) in zip(chosen, refined, strict=True):
                     results[index][kind] = dataclasses.replace(
                         packed[index],
-                        refined_masks=pack_masks(masks),
+                        refined_masks=masks,
                         predicted_iou=predicted_iou.cpu().numpy(),
                     )
         return results, histogram
@@ -293,21 +294,15 @@ def _size(image: Tensor) -> tuple[int, int]:
 
 def _teacher_labels(photo: Photo, candidates: Candidates) -> Labels:
     """Labels with the teacher's own masks, on the CPU."""
-    masks = pack_masks(_full_size(candidates))
+    size, logits = candidates.frame.image_hw_px, candidates.mask_logits
+    pieces = logits.split(masks_at_a_time(size, logits.device)) if len(candidates) else ()
+    masks = Masks.join([pack_masks(candidates.frame.resample(some, size) > 0) for some in pieces])
     return Labels(
         image_id=photo.image_id,
-        image_hw_px=candidates.frame.image_hw_px,
+        image_hw_px=size,
         label=candidates.label.cpu().numpy(),
         score=candidates.score.cpu().numpy(),
         teacher_masks=masks,
         refined_masks=masks,
         predicted_iou=candidates.mask_score.cpu().numpy(),
     )
-
-
-def _full_size(candidates: Candidates) -> Tensor:
-    """The teacher's masks (N, H, W) bool in the size of the image, a few at a time."""
-    size = candidates.frame.image_hw_px
-    if not len(candidates):
-        return torch.zeros(0, *size, dtype=torch.bool)
-    return torch.cat([candidates.frame.resample(some, size) > 0 for some in candidates.mask_logits.split(16)])

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s4m_cache.masks import Masks
 from s4m_pipeline.config.groups import PromptType
-from s4m_pipeline.data.packed_masks import tight_boxes
+from s4m_pipeline.data.packed_masks import pack_masks, tight_boxes
 from s4m_pipeline.refine.selection import Candidates, MaskFrame
 from s4m_pipeline.sam import BatchedSam, ImageEmbeddings, Prompts, full_size_masks
 
 
 class Refined(NamedTuple):
-    """SAM's masks for the N pseudo-labels of one image, in their order, on SAM's device."""
+    """SAM's masks for the N pseudo-labels of one image, in their order."""
 
-    masks: Tensor
-    """(N, H, W) bool."""
+    masks: Masks
     predicted_iou: Tensor
-    """(N,) float32."""
+    """(N,) float32, on SAM's device."""
 
 
 def refine_masks(
@@ -62,13 +62,12 @@ def refine_masks(
     image_index = torch.arange(len(kept)).repeat_interleave(counts)
     decoded = sam.decode(embeddings, image_index, Prompts.cat(prompts))
     logits, iou = decoded.logits[:, 0], decoded.iou[:, 0]
-    masks: list[list[Tensor]] = [[] for _ in kept]
+    masks: list[list[Masks]] = [[] for _ in kept]
     for rows, full in full_size_masks(logits, image_index.to(logits.device), sizes):
-        masks[int(image_index[int(rows[0])])].append(full)
-    empty = [torch.zeros((0, *size), dtype=torch.bool, device=logits.device) for size in sizes]
+        masks[int(image_index[int(rows[0])])].append(pack_masks(full))
     return [
-        Refined(torch.cat([none, *pieces]), of_image)
-        for none, pieces, of_image in zip(empty, masks, iou.split(counts.tolist()), strict=True)
+        Refined(Masks.join(pieces), of_image)
+        for pieces, of_image in zip(masks, iou.split(counts.tolist()), strict=True)
     ]
 
 

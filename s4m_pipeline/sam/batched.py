@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
+from s4m_pipeline.data.packed_masks import masks_at_a_time
 from s4m_pipeline.sam.chunks import Chunker
 from s4m_pipeline.sam.functional import (
     ImageSide,
@@ -274,14 +275,11 @@ def full_size_masks(
     """Upsample masks to the sizes of their images and threshold them, on the device.
 
     `logits` (N, 4h, 4w) float, `image_index` (N,) int64. Yields `(rows, masks)`: `rows` (n,) int64 into
-    `logits`, all of one image, and `masks` (n, H, W) bool. A chunk has at most `max_px` pixels (a single mask
-    may exceed it), so memory is bounded for any N: by default 2^26 (256 MiB in fp32), on the CPU 2^22, where
-    small chunks fit the processor's cache and are 2.5 times faster.
+    `logits`, all of one image, and `masks` (n, H, W) bool, as many as `masks_at_a_time` allows.
     """
-    max_px = max_px or (1 << 22 if logits.device.type == "cpu" else 1 << 26)
     for image, size in enumerate(image_hw_px):
         image_rows = (image_index == image).nonzero()[:, 0]
-        chunk = max(1, max_px // (size[0] * size[1]))
+        chunk = masks_at_a_time(size, logits.device, max_px)
         for start in range(0, len(image_rows), chunk):
             rows = image_rows[start : start + chunk]
             full = F.interpolate(logits[rows, None], size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,4 +1,5 @@
-"""What happens around each iteration: seeding, stopping on a signal, and recovery from NaN."""
+"""What happens around each iteration: seeding, stopping on a signal or before the disk is full, and recovery
+from NaN."""
 
 import math
 import signal
@@ -14,6 +15,7 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_comm_device, is_distributed
 from mmengine.hooks import CheckpointHook, Hook
 
+from s4m_cache.errors import require_space
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.signals import Interrupted, handled_by
 from s4m_pipeline.data.seeding import STEP_STREAM, seed_all
@@ -58,9 +60,11 @@ class StopOnSignal(Hook):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle both signals in this context; a second SIGINT has its default effect.
+        """Handle both signals in this context; a second SIGINT has its default effect in a single process.
 
-        A second SIGTERM has none: `timeout` sends it twice, to the process and to its group.
+        A second SIGTERM has none: `timeout` sends it twice, to the process and to its group. Nor has a second
+        SIGINT in one of several processes: who sends it to all of them sends it to the launcher, too, which
+        passes it on.
         """
         with handled_by(self._receive, SIGTERM, SIGINT) as self.usual:
             yield
@@ -87,7 +91,7 @@ class StopOnSignal(Hook):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        if number == SIGINT:
+        if number == SIGINT and not is_distributed():
             signal.signal(SIGINT, self.usual[SIGINT])
 
     def _signal_of_any_rank(self) -> AsyncScalar:
@@ -115,6 +119,41 @@ def save_now(runner: Any, step: int) -> None:
         (recovery,) = (hook for hook in runner.hooks if isinstance(hook, RecoverFromNaN))
         recovery.restore(runner)
     _saver(runner)._save_checkpoint_with_step(runner, step, meta={"epoch": 0, "iter": step})
+
+
+class WatchDisk(Hook):
+    """Stops a training before its checkpoints fill the disk: at its start, or just after one was saved.
+
+    Room for one checkpoint more than are kept is required: final weights, labels and logs need some, too.
+
+    Args:
+        keep: checkpoints that are kept.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+
+    def before_train(self, runner: Any) -> None:
+        """Estimate what is needed, from an earlier checkpoint or else for AdamW with an EMA model."""
+        weights = sum(value.nbytes for value in runner.network.state_dict().values())
+        folder = Path(runner.work_dir)
+
+        def check() -> None:
+            saved = latest_checkpoint(folder)
+            each = saved.stat().st_size if saved else 4 * weights
+            missing = self.keep - len([*folder.glob("iter_*.pth")])
+            require_space(folder, (max(missing, 0) + 1) * each, "saving the checkpoints of this training")
+
+        on_first_rank(check)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        path = Path(runner.work_dir, f"iter_{runner.iter + 1}.pth")
+        if self.every_n_train_iters(runner, _saver(runner).interval) and not self.is_last_train_iter(runner):
+            on_first_rank(lambda: require_space(path, path.stat().st_size, "the next checkpoint"))
 
 
 class _Iteration(NamedTuple):

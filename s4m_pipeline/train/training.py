@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from s4m_pipeline.config.groups import TrainOptions
 from s4m_pipeline.config.weight_files import TORCHVISION
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.paths import BEST_SO_FAR, WEIGHTS
+from s4m_pipeline.core.paths import BEST_SO_FAR, WEIGHTS, torch_checkpoints
 from s4m_pipeline.core.progress import ProgressBar
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.loaders import coco_dataset, eval_dataloader
@@ -28,13 +28,19 @@ from s4m_pipeline.experiment.best import update_best
 from s4m_pipeline.experiment.checkpoints import latest_checkpoint, step_of
 from s4m_pipeline.experiment.metrics import mean_over_steps, validations
 from s4m_pipeline.experiment.run_record import RunRecord, read_run
-from s4m_pipeline.models.checkpoint import TRAINING_ONLY, no_code_from, read_weights, write_weights
+from s4m_pipeline.models.checkpoint import (
+    TRAINING_ONLY,
+    load_checkpoint,
+    no_code_from,
+    read_weights,
+    write_weights,
+)
 from s4m_pipeline.models.fitting import holds_backbone, initialize
 from s4m_pipeline.models.load import check_start
 from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.train.determinism import DeterministicForms
 from s4m_pipeline.train.distributed import on_first_rank
-from s4m_pipeline.train.hooks import RecoverFromNaN, SeedEachStep, StopOnSignal, save_now
+from s4m_pipeline.train.hooks import RecoverFromNaN, SeedEachStep, StopOnSignal, WatchDisk, save_now
 from s4m_pipeline.train.metrics import MetricsHook
 from s4m_pipeline.train.runner import (
     QuietRunner,
@@ -180,6 +186,7 @@ def _build_runner(
             MetricsHook(spec.folder, options.log_every, progress),
             RecoverFromNaN(),
             stop,
+            WatchDisk(options.keep_checkpoints),
             *ema_hooks(options.ema, spec.average_from),
             *config.get("custom_hooks", []),
             *components.hooks,
@@ -207,7 +214,10 @@ def _set_weights(runner: QuietRunner, spec: TrainingSpec, classes: tuple[str, ..
         weights = read_weights(init_from, trust=trust)
         if holds_backbone(network, weights) and "checkpoint" in (network.backbone.init_cfg or ()):
             network.backbone.init_cfg = None  # nothing is fetched that would be replaced
-    with no_code_from(f"{_named_files(network)}, which an init_cfg of the model names,", trust=trust):
+    named = _named_files(network)
+    for path in _kept_here(named):
+        load_checkpoint(path, trust=trust)  # says what is wrong with it; mmengine reads it as it is
+    with no_code_from(f"{', '.join(named)}, which an init_cfg of the model names,", trust=trust):
         network.init_weights()
     if weights is not None:
         console.progress.print(initialize(network, weights, classes), soft_wrap=True)
@@ -259,10 +269,20 @@ def _validation(spec: TrainingSpec) -> dict[str, Any]:
     return validations(spec.folder)[-1]
 
 
-def _named_files(network: nn.Module) -> str:
+def _named_files(network: nn.Module) -> list[str]:
     """Files and addresses that mmengine initializes parts of a network from."""
     given = [getattr(module, "init_cfg", None) for module in network.modules()]
-    return ", ".join(part["checkpoint"] for part in given if isinstance(part, dict) and "checkpoint" in part)
+    return [part["checkpoint"] for part in given if isinstance(part, dict) and "checkpoint" in part]
+
+
+def _kept_here(named: Sequence[str]) -> Iterator[Path]:
+    """The files behind these names, but for addresses whose file was not fetched yet."""
+    for name in named:
+        if "://" not in name:
+            yield Path(name).expanduser()
+        else:
+            last = name.rpartition("/")[2]
+            yield from torch_checkpoints().glob(f"{last}-*.pth" if name.startswith(TORCHVISION) else last)
 
 
 def device_name() -> str:

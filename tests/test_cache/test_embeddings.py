@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from collections import namedtuple
 
 import numpy as np
@@ -50,8 +51,8 @@ def test_create__over_budget_is_refused_before_the_first_byte(tmp_path):
 
 def test_create__too_small_a_disk_is_refused_before_the_first_byte(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr("s4m_cache.embeddings.shutil.disk_usage", lambda path: usage(100))
-    with pytest.raises(CacheError, match="100 are free"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100))
+    with pytest.raises(CacheError, match="100 bytes are free"):
         make(tmp_path / "embeddings")
     assert list(tmp_path.iterdir()) == []
 

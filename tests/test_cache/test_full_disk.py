@@ -1,8 +1,11 @@
 import errno
 import os
+import re
 import resource
+import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from s4m_cache.records import ImageLabels, Instances
 from s4m_cache.sharding import ShardSpec
 from s4m_cache.writer import ShardWriter
 from s4m_pipeline.core.explain import explain
-from test_cache.samples import fill, make_published, make_spec, unprivileged
+from test_cache.samples import fill, make_labels, make_published, make_spec, unprivileged
 
 BIG_SIDE = 1500
 
@@ -31,10 +34,10 @@ def big_labels(image_id):
 def write_until_full(root):
     """Begin generation 2 beside a published one and write until the disk is full."""
     generation = begin(root, make_spec(range(40)), number=2)
-    with ShardWriter(generation, ShardSpec(1, 1), max_images=1) as writer:
+    with ShardWriter(generation, ShardSpec(1, 1), max_images=1) as shard:
         for image_id in range(40):
             try:
-                writer.append(big_labels(image_id))
+                shard.append(big_labels(image_id))
             except CacheError as error:
                 return generation, image_id, error
     raise AssertionError("the disk never filled up")
@@ -58,16 +61,40 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_commit__full_disk_is_refused_and_what_was_stored_stays(small_disk):
+def test_commit__full_disk_is_refused_and_what_was_stored_stays(small_disk, monkeypatch):
     make_published(small_disk / "cache")
+    monkeypatch.setattr(writer, "require_space", lambda *_: None)  # as if others had filled it meanwhile
 
     generation, image_id, error = write_until_full(small_disk / "cache")
 
     assert "No space left on device" in str(error)
     check_refusal(small_disk / "cache", generation, image_id, error)
 
-    with ShardWriter(generation, ShardSpec(1, 1)) as writer:
-        assert writer.pending[0] == image_id
+    with ShardWriter(generation, ShardSpec(1, 1)) as resumed:
+        assert resumed.pending[0] == image_id
+
+
+def test_commit__next_part_would_not_fit__stops_once_this_one_is_stored(tmp_path, monkeypatch):
+    free = iter([10**6, 10**6])
+    make_published(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free, 10**4)))
+
+    generation, image_id, error = write_until_full(tmp_path)
+
+    assert re.search(r"parts: the next part needs about 629,536 bytes, but 10,000 bytes are", str(error))
+    assert "intact" in str(error) and "run the same command again" in str(error)
+    assert image_id == 2
+    assert current(tmp_path).number == 1
+    assert generation.leftovers() == []
+    assert generation.stored_ids().tolist() == [0, 1, 2]
+    with ShardWriter(generation, ShardSpec(1, 1)) as resumed:
+        for image_id in resumed.pending[:-1].tolist():
+            resumed.append(make_labels(image_id))
+        with pytest.raises(CacheError, match="the next part needs"):
+            resumed.commit()
+        resumed.append(make_labels(39))  # nothing follows the last part: it needs no space
+        resumed.commit()
+    assert not generation.missing()
 
 
 def test_commit__file_size_limit_is_refused_likewise(tmp_path):

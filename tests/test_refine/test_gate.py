@@ -21,6 +21,7 @@ from s4m_pipeline.config.groups import Recipe
 from s4m_pipeline.config.student import StudentOptions
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.images import read_rgb
+from s4m_pipeline.data.packed_masks import pack_masks
 from s4m_pipeline.evaluation.ground_truth import truth_masks
 from s4m_pipeline.experiment.generation_log import PER_IMAGE
 from s4m_pipeline.refine import acceptance, choice, gate, labeler
@@ -378,7 +379,7 @@ def mixed_sam(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
                 masks[1::2] &= torch.arange(masks.shape[1])[:, None] % 8 == 0
                 iou = torch.full((len(masks),), 0.95)
                 iou[1::2] = 0.4
-                results.append(Refined(masks, iou))
+                results.append(Refined(pack_masks(masks), iou))
         return results
 
     monkeypatch.setattr(labeler, "refine_masks", answers)

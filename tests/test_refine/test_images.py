@@ -12,6 +12,7 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data import packed_masks
 from s4m_pipeline.data.packed_masks import pack_masks, tight_boxes
 from s4m_pipeline.data.unlabeled import load_unlabeled
+from s4m_pipeline.refine import images
 from s4m_pipeline.refine.images import Photo, PhotoFiles, Unreadable, batches_by_size
 
 
@@ -66,6 +67,23 @@ def test_batches_by_size__each_photo_once__with_others_of_its_padded_size():
         assert len(batch) <= 4
         assert len({tuple(-(-side // 32) for side in photo.inputs.shape[1:]) for photo in batch}) == 1
     assert sum(len(batch) == 4 for batch in batches) > 30
+
+
+def test_batches_by_size__large_photos__wait_within_a_limit_of_pixels():
+    waiting, most, limit = 0, 0, images._WAITING_PIXELS
+
+    def photos():
+        nonlocal waiting, most
+        for number in range(40):
+            pixels = torch.zeros(1, 1, 1).expand(3, 5000, 5000)  # a billion in all
+            waiting += pixels[0].numel()
+            most = max(most, waiting)
+            yield Photo(number, pixels, torch.zeros(3, 32 * (number + 1), 32))
+
+    for batch in batches_by_size(photos(), size=16, divisor=32, tiling=None):
+        waiting -= sum(photo.pixels[0].numel() for photo in batch)
+    assert waiting == 0
+    assert limit < most <= limit + 5000 * 5000
 
 
 def test_tight_boxes__ends_are_exclusive():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,6 +144,17 @@ def test_refine__unreadable_images__are_refused_beyond_the_limit_and_labeled_onc
     broken.write_bytes(whole)
     refine("run", *settings)
     assert len(labels_of(tmp_path / "run/cache")[4]["label"]) > 0
+
+
+def test_refine__too_small_a_disk__is_refused_before_the_first_image(refine, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+        with pytest.raises(CacheError, match=r"the labels of \d+ images needs about [\d,]+ bytes, but 1,000"):
+            refine("run", "refine.prompt=none")
+    generation = Generation(tmp_path / "run/cache", 1)
+    assert not generation.stored_ids().size
+    refine("run", "refine.prompt=none")
+    assert not generation.missing()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

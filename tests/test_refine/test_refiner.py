@@ -40,8 +40,9 @@ def test_refine_masks__labels_do_not_depend_on_the_batch(sam, images):
     together = refine_masks(sam, sam.encode(images), kept, ids)
     for image, label, image_id, expected in zip(images, kept, ids, together, strict=True):
         (alone,) = refine_masks(sam, sam.encode([image]), [label], [image_id])
-        assert alone.masks.shape == (len(label), 128, 128)
-        assert torch.equal(alone.masks, expected.masks)
+        assert len(alone.masks) == len(label)
+        np.testing.assert_array_equal(alone.masks.boxes, expected.masks.boxes)
+        np.testing.assert_array_equal(alone.masks.bits, expected.masks.bits)
         torch.testing.assert_close(alone.predicted_iou, expected.predicted_iou, rtol=0, atol=1e-5)
 
 
@@ -56,7 +57,7 @@ def test_refine_masks__another_generation_draws_other_points(sam, images):
 @pytest.mark.parametrize("kind", PROMPT_TYPES)
 def test_refine_masks__every_prompt_type_gives_masks(sam, images, kind):
     refined = refine_masks(sam, sam.encode(images[:1]), [labels(3, 0)], [1], kind=kind)
-    assert refined[0].masks.shape == (3, 128, 128)
+    assert len(refined[0].masks) == 3
     assert ((refined[0].predicted_iou >= 0) & (refined[0].predicted_iou <= 1)).all()
 
 

@@ -15,6 +15,7 @@ from s4m_cache import sealed
 from s4m_cache.errors import DamagedError
 from s4m_cache.generation import IMAGE_IDS, SPEC, Generation
 from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.evaluation.matches import Matches
 from tests.conftest import REPOSITORY, CreatesFile
 
@@ -34,7 +35,7 @@ def test_cache__code_in_its_image_ids__is_refused_and_not_run(tmp_path: Path) ->
 
 def test_matches__code_in_their_arrays__is_not_run(tmp_path: Path) -> None:
     np.savez(tmp_path / "matches.npz", image_ids=np.array([CreatesFile(tmp_path / "ran")]))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(UserError, match="allow_pickle=False"):
         Matches.load(tmp_path / "matches.npz")
     assert not (tmp_path / "ran").exists()
 

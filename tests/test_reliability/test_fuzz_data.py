@@ -2,22 +2,34 @@
 
 import io
 import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from s4m_cache.coco import read_coco
+from s4m_cache.generation import Generation
+from s4m_cache.importing import import_coco
+from s4m_cache.reader import CacheReader
 from s4m_cache.segmentation import decode
+from s4m_pipeline.apps.export.review import listed_images
 from s4m_pipeline.config.experiment import load_experiment, parse_options
-from s4m_pipeline.data.coco import load_coco
+from s4m_pipeline.core.explain import explain
+from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.images import read_header, read_rgb
+from s4m_pipeline.data.merging import merge
 from s4m_pipeline.data.segmentation import pack_segmentations
+from s4m_pipeline.data.splits import read_list
+from s4m_pipeline.data.unlabeled import UnlabeledImages, load_unlabeled
+from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.registry import register_all
 from tests.conftest import REPOSITORY
 from tests.test_reliability.fuzzing import REFUSED, changed_bytes, changed_json, odd_values, soon
 
@@ -90,6 +102,82 @@ def test_cache_import__changed_document__is_refused_or_read(folder: Path, docume
             return
 
 
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[CocoData, UnlabeledImages]:
+    """A labeled image and three unlabeled ones, of which the document labels two."""
+    root, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
+    for name in ("labeled/a.png", "more/0.png", "more/3.png", "more/deep/b.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(root / name)
+    labeled = {**DOCUMENT, "images": [{**DOCUMENT["images"][0], "file_name": "a.png"}]}
+    labeled["annotations"] = [it for it in DOCUMENT["annotations"] if it["image_id"] == 0]
+    (root / "labeled.json").write_text(json.dumps(labeled))
+    more = root / "more"
+    return load_coco(root / "labeled.json", root / "labeled"), load_unlabeled(more, more)
+
+
+@given(changed_json(DOCUMENT))
+def test_merge__changed_document__is_refused_or_gives_a_sound_data_set(
+    sets: tuple[CocoData, UnlabeledImages], folder: Path, document: Any
+) -> None:
+    labeled, unlabeled = sets
+    path = folder / "corrected.json"
+    path.write_text(json.dumps(document))
+    with soon():
+        try:
+            whole, split = merge(labeled, unlabeled, load_coco(path, unlabeled.source), [])
+        except REFUSED:
+            return
+    found = [annotation for entries in whole.annotations.values() for annotation in entries]
+    for ids in ([image.id for image in whole.images], [annotation["id"] for annotation in found]):
+        assert len(ids) == len(set(ids))
+    assert {annotation["category_id"] for annotation in found} <= {it.id for it in labeled.categories}
+    assert {image.path for image in labeled.images} < {image.path for image in whole.images}
+    assert not {image.path for image in split.labeled} & {image.path for image in split.unlabeled}
+
+
+@given(
+    st.lists(st.sampled_from(["0.png", "more/3", "b", "# 3.png", "deep/b.png", ".."]) | st.text(max_size=9))
+)
+def test_listed_images__any_names__are_refused_or_chosen(
+    sets: tuple[CocoData, UnlabeledImages], folder: Path, names: list[str]
+) -> None:
+    path = folder / "names.txt"
+    path.write_bytes("\n".join(names).encode(errors="surrogatepass"))
+    with soon():
+        try:
+            found = listed_images(sets[1], read_list(path), path)
+        except REFUSED as error:
+            assert str(path) in str(error)
+            return
+    assert found and {*found} <= {*sets[1].images}
+
+
+@pytest.fixture(scope="module")
+def imported(folder: Path) -> Generation:
+    (folder / "first.json").write_text(json.dumps(DOCUMENT))
+    return import_coco(folder / "first.json", folder / "imported")
+
+
+@settings(settings(), max_examples=settings().max_examples // 4)  # each copies a cache and adds to it
+@given(changed_json(DOCUMENT))
+def test_cache_import__changed_document__is_refused_or_laid_over_the_cache(
+    imported: Generation, folder: Path, document: Any
+) -> None:
+    path, root = folder / "again.json", folder / "copy"
+    path.write_text(json.dumps(document))
+    shutil.copytree(imported.root, root)
+    try:
+        with soon(), suppress(*REFUSED):
+            import_coco(path, root)
+        with CacheReader.current(root) as reader:
+            assert reader.generation.file_names == imported.file_names
+            for image_id in imported.image_ids.tolist():
+                assert (reader.read(image_id).instances.masks.areas > 0).all()
+    finally:
+        shutil.rmtree(root)
+
+
 def _file(format_: str, mode: str = "RGB", **options: Any) -> tuple[str, bytes]:
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).convert(mode.removesuffix(";16"))
@@ -156,3 +244,19 @@ def test_set__any_key_and_text__is_refused_or_taken(key: str, text: str) -> None
             load_experiment(DEMO, [f"{key}={text}"])
         except REFUSED as error:
             assert "fault(s)" in str(error)
+
+
+SMALL = st.sampled_from([None, -1, 0, 3, 0.5, "", "os.system", "Mask2Former", [], [1], {}, {"type": "ReLU"}])
+
+
+@settings(settings(), max_examples=settings().max_examples // 10)  # each builds a network
+@given(changed_json(CONFIG["model"], SMALL))
+def test_model__changed_config__is_explained_or_built(model: dict[str, Any]) -> None:
+    register_all()
+    from mmdet.registry import MODELS
+
+    with soon():
+        try:
+            MODELS.build(model_config(model, 2))
+        except Exception as error:
+            assert isinstance(error, REFUSED) or explain(error) is not None, repr(error)

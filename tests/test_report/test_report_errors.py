@@ -51,6 +51,19 @@ def test_errors__of_predictions_on_ground_truth_that_changed__are_not_shown(data
     assert any("evaluate again" in note for note in notes)
 
 
+@pytest.mark.parametrize("name", ["val-teacher.npz", "val-student.json"])
+def test_errors__damaged_predictions_or_matches__are_not_shown(name, data_source, tmp_path) -> None:
+    experiment = write_experiment(tmp_path / "work", data_source)
+    (path,) = experiment.folder.rglob(name)
+    path.write_bytes(path.read_bytes()[:-30])
+    notes: list[str] = []
+    assert experiment.contents(note=notes.append)["errors"] is None
+    assert any(f"{path} is damaged" in note and "s4m evaluate" in note for note in notes)
+    path.unlink()
+    shown = experiment.contents()["errors"]["stages"].keys()
+    assert shown == {"teacher", "student"} - {path.stem.removeprefix("val-")}
+
+
 def test_answers__name_misses_confusions_and_weak_classes(contents) -> None:
     lines = "\n".join(contents["answers"]["failures"])
     assert f"Of {2 * NUM_IMAGES} objects the student misses 0 %" in lines

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from s4m_cache.generation import Generation
 from s4m_pipeline.config.experiment import load_experiment
@@ -18,6 +21,8 @@ from s4m_pipeline.planning.batches import student_batch_sizes
 from s4m_pipeline.train import distributed
 from s4m_stages.run import run
 from s4m_stages.train_student import train_student
+from tests.signal_hook import living, signaled_config
+from tests.test_distributed import exit_codes, start_two
 from tests.test_student.conftest import prepare
 
 
@@ -50,6 +55,30 @@ def test_train_student__on_two_devices_refreshes_in_shards_and_finishes(
     steps = [json.loads(line)["step"] for line in (work / "student/metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 4]  # rank 0 alone writes, and validates once
     assert json.loads((work / "student/run.json").read_text())["status"] == "finished"
+
+
+def test_train_student__sigterm_to_both_ranks__saves_and_the_repeated_command_resumes(
+    student_experiment: Path, tmp_path: Path, one_thread: None
+) -> None:
+    """After a refresh, whose labels the resumed training uses."""
+    config = signaled_config(student_experiment / "study.py", tmp_path, signal.SIGTERM, launcher=False)
+    settings = ("student.iterations=5", "student.refresh_every=3", "student.unlabeled_batch_size=4")
+
+    def train(config: Path, name: str) -> list[int | None]:
+        work = prepare(student_experiment, tmp_path / name)
+        return exit_codes(start_two(train_student, config, settings, work), within_s=500)
+
+    assert train(config, "stopped") == [143, 143]
+    folder = tmp_path / "stopped/student"
+    assert living(folder) == []
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    assert train(config, "stopped") == [0, 0]
+    assert json.loads((folder / "run.json").read_text())["sessions"][1]["from_step"] == 4
+    assert train(student_experiment / "study.py", "undisturbed") == [0, 0]
+    stopped, undisturbed = (
+        load_file(tmp_path / name / "student/weights.safetensors") for name in ("stopped", "undisturbed")
+    )
+    assert all(torch.equal(stopped[name], undisturbed[name]) for name in undisturbed)
 
 
 def test_train_student__distilled__sends_no_tensor_from_rank_to_rank(

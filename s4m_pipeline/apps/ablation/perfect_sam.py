@@ -13,6 +13,7 @@ from torch import Tensor
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.images import read_rgb
+from s4m_pipeline.data.packed_masks import pack_masks
 from s4m_pipeline.evaluation.ground_truth import truth_masks
 from s4m_pipeline.refine import labeler
 from s4m_pipeline.refine.inputs import RefineInputs
@@ -54,14 +55,15 @@ def refine_by_truth(
     """The true object that each of the teacher's masks overlaps most; its own where it overlaps none."""
     results = []
     for candidates, image_id in zip(kept, image_ids, strict=True):
-        own = labeler._full_size(candidates).flatten(1).float()
+        size = candidates.frame.image_hw_px
+        own = (candidates.frame.resample(candidates.mask_logits, size) > 0).flatten(1).float()
         truth = _truth[_shown[image_id]].flatten(1).float()
         common = own @ truth.T
         masks, hit = own > 0, common.sum(1) > 0
         if hit.any():
             masks[hit] = truth[common[hit].argmax(1)] > 0
         iou = torch.where(hit, 0.99, 0.01)
-        results.append(Refined(masks.view(len(own), *candidates.frame.image_hw_px), iou))
+        results.append(Refined(pack_masks(masks.view(len(own), *size)), iou))
     return results
 
 

@@ -64,7 +64,7 @@ def collect_errors(folder: Path, data: DataOptions, num_images: int) -> Errors |
         None before the first evaluation.
 
     Raises:
-        UserError: if the ground truth changed since.
+        UserError: if the ground truth changed since, or what `s4m evaluate` has kept is damaged.
     """
     split, results = _kept_results(folder)
     if not results:
@@ -75,7 +75,7 @@ def collect_errors(folder: Path, data: DataOptions, num_images: int) -> Errors |
     if measured_on != {file_hash(annotations)}:
         raise UserError(f"{annotations} changed since the predictions were evaluated; evaluate again")
     found = {
-        stage: find_errors(truth, json.loads(predictions_file(folder / stage, split).read_text()))
+        stage: find_errors(truth, _predictions(predictions_file(folder / stage, split)))
         for stage in sorted(results, key=(STUDENT, TEACHER).index)
     }
     return Errors(
@@ -95,11 +95,23 @@ def _kept_results(folder: Path) -> tuple[Split, Results]:
         results = {
             stage: result
             for stage, result in current_results(folder, split).items()
-            if stage in (STUDENT, TEACHER) and predictions_file(folder / stage, split).is_file()
+            if stage in (STUDENT, TEACHER)
+            and predictions_file(folder / stage, split).is_file()
+            and matches_file(folder / stage, split).is_file()
         }
         if results:
             break
     return split, results
+
+
+def _predictions(path: Path) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}\nDelete it, and evaluate again with `s4m evaluate`."
+        ) from error
+    return found
 
 
 def _counts(truth: CocoData, errors: Sequence[ImageErrors]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether this process has a GPU."""
+"""Whether this process has a GPU, and its name."""
 
 from pathlib import Path
 
@@ -13,3 +13,12 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def device_name() -> str:
+    """Name of the GPU, or "cpu"."""
+    if not has_gpu():
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from s4m_pipeline.config.groups import TrainOptions
 from s4m_pipeline.config.weight_files import TORCHVISION
 from s4m_pipeline.core import console
+from s4m_pipeline.core.devices import device_name
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import BEST_SO_FAR, WEIGHTS
 from s4m_pipeline.core.progress import ProgressBar
@@ -260,8 +261,3 @@ def _named_files(network: nn.Module) -> str:
     """Files and addresses that mmengine initializes parts of a network from."""
     given = [getattr(module, "init_cfg", None) for module in network.modules()]
     return ", ".join(part["checkpoint"] for part in given if isinstance(part, dict) and "checkpoint" in part)
-
-
-def device_name() -> str:
-    """Name of the GPU, or "cpu"."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

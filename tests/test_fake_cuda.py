@@ -36,11 +36,14 @@ KINDS = ("points", "points_softmax", "point_centre", "point_confident", "box", "
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     """New tensors are fake, and autocast believes in the GPU."""
     register_all()
-    from s4m_pipeline.models import distilled, head, matching, pixel_decoder
+    from s4m_pipeline.models import distilled, fused_attention, head, matching, pixel_decoder
+
+    assert fused_attention  # its operators are registered before there are fake tensors
 
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(distilled, "_now", lambda device: 0.0)
+    monkeypatch.setattr(pixel_decoder, "fused_attention_works", lambda device: True)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", _attend_as_on_a_gpu)
     # What depends on numbers: the first queries are matched, and query points are anywhere.
     monkeypatch.setattr(matching, "least_cost_pairs", _first_pairs)

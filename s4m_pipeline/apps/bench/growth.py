@@ -2,9 +2,9 @@
 
     s4m bench growth
 
-Refine is the whole stage, from the list of images to the published generation, with the demo's network, random
-weights and the nano SAM 2, on drawn scenes, each of them in many files. The cache writes and reads two small
-masks for each image. On a CPU, seconds are processor time. Memory is the most that this process has held so far.
+Refine is the whole stage, from the list of images to the published generation, with the demo's network of
+random weights and the nano SAM 2, on drawn scenes, each of them in many files. The cache writes and reads two
+small masks for each image. On a CPU, seconds are processor time. Memory is the most held so far.
 """
 
 import json

@@ -271,9 +271,9 @@ def test_student__step_in_bf16__saves_and_waits_no_more_than_documented(
         print(f"\n{recipe[0].stem}: {found:.2f} GB per image kept for backward, waits {dict(waits.counts)}")
     assert found < gb_per_image
     # All costs are fetched together, and their pairs sent back. Each branch sends the indices of its images
-    # and of its objects. Class weights are sent once in a training.
+    # and of its objects. Class weights and the sizes of the levels are sent once in a training.
     assert waits.counts["cpu"] == 1
-    assert waits.counts.total() <= 1 + 1 + 2 * 2 + 2
+    assert waits.counts.total() <= 1 + 1 + 2 * 2 + 2 + 2
 
 
 def test_optimizer__step_in_bf16__waits_for_nothing(

@@ -165,7 +165,7 @@ def build_student(sam):
     from s4m_pipeline.models.distilled import DistilledStudent, MetaTeacher
     from s4m_pipeline.models.model_config import model_config
     from s4m_pipeline.models.student import StudentMask2Former
-    from s4m_pipeline.student.preprocessor import StudentPreprocessor
+    from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
 
     config, _ = load_config(REPOSITORY / "configs/demo/demo.py")
 
@@ -174,7 +174,7 @@ def build_student(sam):
         model.update(type=StudentMask2Former, unlabeled_weight=2.0, unlabeled_background=0.1)
         model["backbone"]["norm_eval"] = True  # else the images of a batch change one another's features
         model["data_preprocessor"].update(
-            type=StudentPreprocessor, arp=ArpOptions(), photometric=PhotometricOptions()
+            type=AugmentingPreprocessor, arp=ArpOptions(), photometric=PhotometricOptions()
         )
         if sd:
             model.update(type=DistilledStudent, meta_teacher=MetaTeacher(sam), **sd)

@@ -162,7 +162,7 @@ def test_init__says_what_a_machine_without_gpu_gets(photos):
     assert f"Commands:         s4m run {path}, or stage by stage\n" in text
     assert "# 0 bright\n# 1 dark\n" in text
     assert "sized for a CPU" in text
-    estimate = "about 20 minutes on this machine: 400 iterations of the teacher at 1.00 s, 400 of the student"
+    estimate = "about 30 minutes on this machine: 590 iterations of the teacher at 1.00 s, 590 of the student"
     assert estimate in output and estimate in text
 
 

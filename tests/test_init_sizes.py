@@ -118,7 +118,7 @@ def test_fit_cpu__iterations_fit_the_minutes_and_leave_little_over(minutes):
 
 def test_fit_cpu__few_labels__are_not_trained_on_for_as_long_as_there_is_time():
     sizes = fit(facts("small", num_labeled=7), None, minutes=1000)
-    assert sizes.iterations == 400
+    assert sizes.iterations == 875
     assert "overfit 7 labeled images" in sizes.notes[-1]
 
 

@@ -13,8 +13,8 @@ from s4m_pipeline.config.groups import (
     RefineOptions,
     SamOptions,
     SdOptions,
+    TeacherOptions,
     TileOptions,
-    TrainOptions,
 )
 from s4m_pipeline.config.student import StudentOptions
 from s4m_pipeline.core.errors import UserError
@@ -25,7 +25,7 @@ class Options(Settings):
 
     data: DataOptions
     """The data set."""
-    teacher: TrainOptions
+    teacher: TeacherOptions
     """Training of the teacher."""
     sam: SamOptions
     """SAM 2."""

@@ -108,6 +108,15 @@ class TrainOptions(Settings):
     """On several devices: seconds after which a process stops waiting for another one."""
 
 
+class TeacherOptions(TrainOptions):
+    """Training of the teacher."""
+
+    augmented_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Fraction of the images of a batch that are augmented as the student's unlabeled images are: instances
+    are pasted between them (`student.arp`), and their colors change (`student.photometric`). With few labeled
+    images, 0.5 makes a longer training worth while; 0 in the paper."""
+
+
 class SamOptions(Settings):
     """Which SAM 2 is used, and its batch sizes."""
 

@@ -32,7 +32,10 @@ def teacher_dependencies(options: Options, config: Mapping[str, Any]) -> Depende
     if options.sd.enabled:
         contents["SAM weights"] = sam_source(options.sam).weights_sha256
         groups += ["sam", "sd"]
-    return settings_of(options, config, *groups), contents
+    settings = settings_of(options, config, *groups)
+    if options.teacher.augmented_fraction and options.student is not None:
+        settings["student"] = options.student.model_dump(include={"arp", "photometric"})
+    return settings, contents
 
 
 def student_dependencies(

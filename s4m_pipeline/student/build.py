@@ -1,11 +1,12 @@
-"""The student's settings turned into configs of its network and its loader."""
+"""Settings turned into configs: both networks with their augmentation, and the student's loader."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import ConfigDict
 
-from s4m_pipeline.config.student import StudentOptions
+from s4m_pipeline.config.experiment import Options
+from s4m_pipeline.config.student import ArpOptions, PhotometricOptions, StudentOptions
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.loaders import coco_dataset, loader_processes
 from s4m_pipeline.models.model_config import model_config
@@ -23,7 +24,6 @@ def student_model(student: StudentOptions, config: Mapping[str, Any], num_classe
         config: the whole config as plain values.
     """
     from s4m_pipeline.models.student import StudentMask2Former
-    from s4m_pipeline.student.preprocessor import StudentPreprocessor
 
     model = model_config(config["model"], num_classes, student.init_from)
     model.update(
@@ -33,10 +33,34 @@ def student_model(student: StudentOptions, config: Mapping[str, Any], num_classe
         outline_weight=student.outline_weight,
         outline_px=student.outline_px,
     )
-    model["data_preprocessor"].update(
-        type=StudentPreprocessor, arp=student.arp, photometric=student.photometric
-    )
+    _augment(model, student.arp, student.photometric)
     return model
+
+
+def teacher_model(options: Options, config: Mapping[str, Any], num_classes: int) -> ConfigDict:
+    """Config of the teacher's network, without what distillation adds, and of its preprocessor.
+
+    Args:
+        config: the whole config as plain values.
+    """
+    model = model_config(config["model"], num_classes, options.teacher.init_from)
+    if fraction := options.teacher.augmented_fraction:
+        student = options.student
+        arp = student.arp if student else ArpOptions()
+        photometric = student.photometric if student else PhotometricOptions()
+        _augment(model, arp, photometric, labeled=fraction)
+    return model
+
+
+def _augment(
+    model: ConfigDict, arp: ArpOptions, photometric: PhotometricOptions, labeled: float = 0.0
+) -> None:
+    """Let the preprocessor augment the unlabeled images, and a fraction of the labeled ones."""
+    from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
+
+    model["data_preprocessor"].update(
+        type=AugmentingPreprocessor, arp=arp, photometric=photometric, labeled=labeled
+    )
 
 
 def student_dataloader(

@@ -1,7 +1,7 @@
 """From a batch of loaded images to the student's input: ARP, photometric augmentation, normalization."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from mmdet.models import DetDataPreprocessor
@@ -11,19 +11,21 @@ from torch import Tensor
 
 from s4m_pipeline.config.student import ArpOptions, PhotometricOptions
 from s4m_pipeline.models.head import as_tensors
-from s4m_pipeline.models.student import UNLABELED
 from s4m_pipeline.student.arp import LabeledImages, paste_instances
 from s4m_pipeline.student.photometric import strong_augment
+from s4m_pipeline.student.two_branches import Branch
 
 
-class StudentPreprocessor(DetDataPreprocessor):
-    """mmdet's preprocessor, which in training also augments the unlabeled images of the batch.
+class AugmentingPreprocessor(DetDataPreprocessor):
+    """mmdet's preprocessor, which in training also augments images of the batch.
 
     The order is the paper's (section 3.3): geometry (while loading), ARP, photometric augmentation; then all
-    images are normalized, once. Labeled images are not augmented here. In training the masks of all samples
+    images are normalized, once. In the paper only unlabeled images are augmented here. Instances are pasted
+    between images of one branch only. In training the masks of all samples
     become tensors (N, H, W) bool on the device, and `ignored`, where a sample has it, one of (H, W).
 
     Args:
+        labeled: fraction of the labeled images that are augmented; samples without a branch are labeled.
         arp: which instances are pasted, and where.
         photometric: strength and probabilities of the photometric augmentation.
         mean: of each channel, in 0..255.
@@ -34,6 +36,7 @@ class StudentPreprocessor(DetDataPreprocessor):
     def __init__(
         self,
         *,
+        labeled: float = 0.0,
         arp: ArpOptions,
         photometric: PhotometricOptions,
         mean: Sequence[float],
@@ -43,16 +46,19 @@ class StudentPreprocessor(DetDataPreprocessor):
         super().__init__(**padding)  # without mean and std it stacks and pads, but does not normalize
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.labeled = labeled
         self.arp = arp
         self.photometric = photometric
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Normalized and padded images (B, 3, H, W) float32 as `inputs`, and their `data_samples`."""
         if training:
-            data, unlabeled = self._padded(data)
+            data, by_branch = self._padded(data)
             # The training's autocast is already on, and would blur in reduced precision.
             with torch.autocast(data["inputs"].device.type, enabled=False):
-                self._augment(data, unlabeled)
+                self._augment(data, by_branch["unlabeled"])
+                labeled = by_branch["labeled"]
+                self._augment(data, labeled[: round(self.labeled * len(labeled))])
         else:
             data = super().forward(data)
         for image, sample in zip(data["inputs"], data["data_samples"], strict=True):
@@ -62,26 +68,28 @@ class StudentPreprocessor(DetDataPreprocessor):
 
     def unlabeled_images(self, data: dict[str, Any]) -> LabeledImages:
         """The unlabeled images of a loaded batch as they are before ARP."""
-        data, unlabeled = self._padded(data)
+        data, by_branch = self._padded(data)
+        unlabeled = by_branch["unlabeled"]
         return labeled_images(data["inputs"][unlabeled], [data["data_samples"][i] for i in unlabeled])
 
-    def _padded(self, data: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        """A training batch on the device with pixels in 0..255, and which images of it are unlabeled."""
+    def _padded(self, data: dict[str, Any]) -> tuple[dict[str, Any], dict[Branch, list[int]]]:
+        """A training batch on the device with pixels in 0..255, and the indices of each branch."""
         data = super().forward(data, True)
         for sample in data["data_samples"]:
             sample.gt_instances = as_tensors(sample.gt_instances, data["inputs"].device)
             if "ignored" in sample:
                 packed = sample.ignored.pad(sample.batch_input_shape)
                 sample.ignored = packed.to_tensor(torch.bool, data["inputs"].device)[0]
-        branches = [sample.branch for sample in data["data_samples"]]
-        return data, [i for i, branch in enumerate(branches) if branch == UNLABELED]
+        branches = [sample.get("branch", "labeled") for sample in data["data_samples"]]
+        names = get_args(Branch)
+        return data, {name: [i for i, branch in enumerate(branches) if branch == name] for name in names}
 
-    def _augment(self, data: dict[str, Any], unlabeled: list[int]) -> None:
-        """Replaces pixels and instances of the unlabeled images."""
-        if not unlabeled:
+    def _augment(self, data: dict[str, Any], chosen: list[int]) -> None:
+        """Replaces pixels and instances of these images."""
+        if not chosen:
             return
-        samples = [data["data_samples"][i] for i in unlabeled]
-        images = paste_instances(labeled_images(data["inputs"][unlabeled], samples), self.arp)
+        samples = [data["data_samples"][i] for i in chosen]
+        images = paste_instances(labeled_images(data["inputs"][chosen], samples), self.arp)
         for sample, masks, labels, weights, ignored in zip(
             samples, images.masks, images.labels, images.weights, images.ignored, strict=True
         ):
@@ -89,7 +97,7 @@ class StudentPreprocessor(DetDataPreprocessor):
             if ignored is not None:
                 sample.ignored = ignored
         pixels = strong_augment(images.pixels_B3HW, images.sizes_hw, self.photometric)
-        data["inputs"][unlabeled] = pixels * 255
+        data["inputs"][chosen] = pixels * 255
 
 
 def labeled_images(inputs_B3HW: Tensor, samples: SampleList) -> LabeledImages:

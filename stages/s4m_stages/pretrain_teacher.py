@@ -71,9 +71,9 @@ def _model(
     options: Options, config: dict[str, Any], num_classes: int, sam: "LoadedSam | None"
 ) -> dict[str, Any]:
     """Config of the network, with SAM 2 if it is distilled from it."""
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.student.build import teacher_model
 
-    model = model_config(config["model"], num_classes, options.teacher.init_from)
+    model = teacher_model(options, config, num_classes)
     if sam is not None:
         from s4m_pipeline.models.distilled import DistilledMask2Former, distillation
 

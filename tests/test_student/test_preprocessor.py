@@ -1,5 +1,6 @@
 """What the student's preprocessor makes of a loaded batch."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,14 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 def preprocessor(**changes: Any) -> Any:
     register_all()
-    from s4m_pipeline.student.preprocessor import StudentPreprocessor
+    from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
 
-    options = {"arp": ArpOptions(), "photometric": PhotometricOptions(), **changes}
-    return StudentPreprocessor(mean=MEAN, std=STD, pad_size_divisor=32, pad_mask=True, **options)
+    options = {
+        "arp": ArpOptions(),
+        "photometric": PhotometricOptions(),
+        **changes,
+    }
+    return AugmentingPreprocessor(mean=MEAN, std=STD, pad_size_divisor=32, pad_mask=True, **options)
 
 
 def batch(*branches: str, low: float = 0.0, high: float = 255.0) -> dict[str, Any]:
@@ -93,6 +98,27 @@ def test_preprocessor__arp_exchanges_instances_of_unlabeled_images_only() -> Non
     for sample in out["data_samples"]:
         assert sample.gt_instances.masks.dtype == torch.bool
         assert sample.gt_instances.masks.shape[1:] == (64, 64)
+
+
+def test_preprocessor__fraction_of_labeled_images__exchange_instances_among_themselves() -> None:
+    data = batch("labeled", "labeled", "labeled", "unlabeled", "unlabeled")
+    plain = preprocessor()(copy.deepcopy(data), training=True)
+    torch.manual_seed(0)
+    out = preprocessor(labeled=0.7)(data, training=True)  # of 2.1 images 2
+    labels = [sample.gt_instances.labels.tolist() for sample in out["data_samples"]]
+    assert labels == [[0, 1], [1, 0], [2], [3, 4], [4, 3]]
+    changed = [
+        not torch.equal(found, image) for found, image in zip(out["inputs"], plain["inputs"], strict=True)
+    ]
+    assert changed[:3] == [True, True, False]
+
+
+def test_preprocessor__samples_without_a_branch__are_labeled() -> None:
+    data = batch("labeled", "labeled")
+    for sample in data["data_samples"]:
+        del sample.branch
+    out = preprocessor(labeled=1.0)(data, training=True)
+    assert [sample.gt_instances.labels.tolist() for sample in out["data_samples"]] == [[0, 1], [1, 0]]
 
 
 def test_preprocessor__ignored_regions__are_padded_and_lose_what_arp_pastes() -> None:

@@ -105,7 +105,7 @@ def _training(sizes: Fit) -> str:
             "teacher = dict(",
             *shared,
             f"    init_from={start!r},",
-            *([averaged] if sizes.small else []),
+            *([averaged, "    augmented_fraction=0.5,"] if sizes.small else []),
             ")",
             f"sam = dict({', '.join([f'model={sizes.sam!r}', *given])})",
             *(["cache = dict(embeddings=True)"] if sizes.embeddings else []),

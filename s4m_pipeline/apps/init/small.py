@@ -35,8 +35,8 @@ _LEAST_ITERATIONS = 200
 """Of the teacher and of the student, however short the time."""
 _ENOUGH_ITERATIONS = 400
 """Taken before a larger crop, and allowed however few images are labeled."""
-_MOST_PASSES = 200
-"""Over the labeled images, as in the demo; more would overfit."""
+_MOST_PASSES = 1000
+"""Over the labeled images, half of them augmented; with fewer passes, drawn cells had a lower AP."""
 _GENERATIONS = 3
 """Of labels: the teacher's, and two refreshes."""
 _MOST_QUERIES = 100

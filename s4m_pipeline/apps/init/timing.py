@@ -20,10 +20,9 @@ from s4m_pipeline.config.groups import SamOptions
 from s4m_pipeline.config.sam_files import NANO, OFFICIAL, find_sam, local_weights
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.loaders import coco_dataset, train_dataloader
-from s4m_pipeline.models.model_config import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.sam import BatchedSam, Prompts, build_sam
-from s4m_pipeline.student.build import student_dataloader, student_model
+from s4m_pipeline.student.build import student_dataloader, student_model, teacher_model
 from s4m_pipeline.train.runner import optim_wrapper
 
 _ITERATIONS = 3
@@ -69,7 +68,7 @@ def time_iterations(config_text: str, labeled: CocoData) -> IterationSeconds:
         student, config, labeled, None, (student.batch_size, student.unlabeled_batch_size)
     )
     return IterationSeconds(
-        teacher=_time_training(model_config(config["model"], classes), batches, config["optim_wrapper"]),
+        teacher=_time_training(teacher_model(options, config, classes), batches, config["optim_wrapper"]),
         student=_time_training(student_model(student, config, classes), both, config["optim_wrapper"]),
     )
 

@@ -80,9 +80,10 @@ class Costs:
             f"measured: {made[-1][0].name}" if made else f"counted: {LABEL_BYTES / 1000:.0f} kB per image"
         )
         disk = stage_bytes(options, self.experiment.config, self.num_unlabeled, of_image)
+        embeddings = "; counted: 8 MiB per embedding" if options.cache.embeddings else ""
         costs = [
             self._training(TEACHER, options.teacher, 0, None, disk[TEACHER], "counted: checkpoints"),
-            self._labels(first, disk[REFINE], origin),
+            self._labels(first, disk[REFINE], origin + embeddings),
         ]
         if (student := options.student) is not None:
             unlabeled = student.unlabeled_batch_size

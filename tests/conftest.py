@@ -90,6 +90,16 @@ def _write_subset(root: Path, name: str, size: int, rng: np.random.Generator) ->
     (root / f"{name}.json").write_text(json.dumps(document))
 
 
+class CreatesFile:
+    """Code in a pickle: creates a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
 @pytest.fixture(scope="session")
 def tiny_config(tiny_coco: TinyCoco, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's network on the tiny data set from random weights, for a few steps of two images."""

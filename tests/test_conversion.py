@@ -23,6 +23,7 @@ from s4m_pipeline.models.fitting import initialize, load_weights, require_fit
 from s4m_pipeline.models.model_config import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_stages.evaluate import evaluate
+from tests.conftest import CreatesFile
 
 ROOT = Path(__file__).parents[1]
 WIDTH, HEADS, QUERIES, CLASSES = 32, 4, 5, ("person", "rider", "car")
@@ -216,16 +217,8 @@ def test_detectron2__pickle_of_arrays_without_batch_counts__is_read_and_predicts
         assert all(map(torch.equal, outputs(ours, image), outputs(model, image)))
 
 
-class Hostile:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
 def test_detectron2__hostile_pickle__is_refused_and_not_run(tmp_path):
-    (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"model": {"a": Hostile(tmp_path / "ran")}}))
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"model": {"a": CreatesFile(tmp_path / "ran")}}))
     with pytest.raises(UserError, match=r"would run its code(.|\n)*Convert it to .safetensors"):
         read_weights(tmp_path / "bad.pkl")
     assert not (tmp_path / "ran").exists()

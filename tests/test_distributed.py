@@ -146,7 +146,7 @@ def points_of_each_mask_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_ranks__with_half_the_batch_each_learn_what_one_does_with_all_of_it(
     tiny_config: Path, tmp_path: Path, points_of_each_mask_alone: None
 ) -> None:
-    """Equal but for rounding where all that is random, or is a mean over a rank's own images, is the same:
+    """Equal except for rounding where all that is random, or is a mean over a rank's own images, is the same:
 
     points sampled per mask (in a training they depend on the rank), BatchNorm not in training, images of one
     size, and as many objects in each (the class loss is a mean over each rank's own queries). SGD, because
@@ -171,7 +171,7 @@ def test_two_ranks__with_half_the_batch_each_learn_what_one_does_with_all_of_it(
     assert moved > 1e-3  # a thousand times what they may differ by
 
 
-def test_two_ranks__signal_to_one_saves_and_ends_both_and_the_repeated_command_goes_on(
+def test_two_ranks__signal_to_one_saves_and_ends_both_and_the_repeated_command_resumes(
     tiny_config: Path, tmp_path: Path
 ) -> None:
     signal_once = f"custom_hooks=[{{'type': 'SignalOneRank', 'number': {int(signal.SIGTERM)}}}]"

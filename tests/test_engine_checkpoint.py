@@ -22,16 +22,7 @@ from s4m_pipeline.models.checkpoint import (
     write_weights,
 )
 from s4m_pipeline.models.fitting import initialize, load_weights, require_fit
-
-
-class Hostile:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
+from tests.conftest import CreatesFile
 
 
 def model(classes: int = 2) -> nn.Module:
@@ -75,7 +66,7 @@ def test_atomic_backend__full_disk_is_a_user_error_with_both_sizes(
 
 def test_load_checkpoint__code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     path, trace = tmp_path / "hostile.pth", tmp_path / "trace"
-    torch.save({"state_dict": {}, "meta": Hostile(trace)}, path)
+    torch.save({"state_dict": {}, "meta": CreatesFile(trace)}, path)
     with pytest.raises(UserError, match=r"(?s)would run its code.*safetensors.*--trust-checkpoint"):
         load_checkpoint(path)
     assert not trace.exists()

@@ -24,7 +24,7 @@ def test_sampler__each_pass_holds_every_image_once_with_new_keys() -> None:
     assert len({draw.key for draw in draws}) == 15
 
 
-def test_sampler__skip_goes_on_where_an_uninterrupted_run_would_be() -> None:
+def test_sampler__skip_continues_where_an_uninterrupted_run_would_be() -> None:
     resumed = SeededSampler(FIVE, seed=1)
     resumed.skip(7)
     assert first(resumed, 4) == first(SeededSampler(FIVE, seed=1), 11)[7:]

@@ -123,10 +123,10 @@ def test_fit_cpu__few_labels__are_not_trained_on_for_as_long_as_there_is_time():
 
 
 @pytest.mark.parametrize("num_unlabeled", [10, 100_000])
-def test_fit_cpu__minutes_that_do_not_suffice__are_said(num_unlabeled):
+def test_fit_cpu__too_few_minutes__are_noted(num_unlabeled):
     sizes = fit(facts("photo", 300, num_unlabeled), None, minutes=1)
     assert (sizes.iterations, sizes.crop_px) == (200, 96)
-    assert "1 minutes do not suffice" in sizes.notes[-1]
+    assert "1 minutes are not enough" in sizes.notes[-1]
 
 
 @pytest.mark.parametrize("side_px", [5, 8, 12])

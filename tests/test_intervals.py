@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -165,22 +163,3 @@ def test_interval__of_a_mean_has_the_width_that_theory_says() -> None:
     standard_error = values.std() / np.sqrt(200)
     assert found.estimate == pytest.approx(values.mean())
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * standard_error, rel=0.1)  # type: ignore[operator]
-
-
-def test_interval__a_thousand_draws_of_a_hundred_images_take_seconds() -> None:
-    rng = np.random.default_rng(0)
-    count = 100 * 100
-    scores = SimpleNamespace(image=np.repeat(np.arange(100), 100), label=rng.integers(0, 8, count))
-    matched = (rng.random((count, 1)) < 0.12) & (rng.random((count, 10)) < np.linspace(1, 0.2, 10))
-    matches = Matches(
-        image_ids=np.arange(100),
-        num_objects=np.full((100, 8), 2),
-        image=scores.image,
-        label=scores.label,
-        score=rng.random(count),
-        matched=matched,
-        ignored=~matched & (rng.random((count, 10)) < 0.01),
-    )
-    start = time.process_time()
-    interval(matches.average_precision, 100)
-    assert time.process_time() - start < 8

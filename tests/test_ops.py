@@ -117,7 +117,7 @@ assert mmcv._ext.__file__.endswith("_ext.py")
     assert out == "compiled ms_deform_attn_forward\n"
 
 
-def test_import_of_mmdet__without_compiled_ops_and_stand_in__is_the_fault_that_this_mends():
+def test_import_of_mmdet__without_compiled_ops_and_stand_in__is_the_fault_that_this_fixes():
     out = run_python(
         WITHOUT_OPS,
         """

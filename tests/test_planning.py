@@ -114,6 +114,14 @@ def test_planner__stages_after_one_that_is_due__wait(tiny_config: Path, tmp_path
     ]
 
 
+def test_planner__student_without_unlabeled_images__needs_no_labels(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    of_labeled = ("student.source=labeled", "student.refresh_every=None", "data.unlabeled=x.json")
+    plans = Planner(experiment(tiny_config, tmp_path, *of_labeled)).plan_all(["refine", "student"])
+    assert [plan.text for plan in plans] == ["not needed: student.source is 'labeled'", "not started"]
+
+
 def test_student_batch_sizes__too_few_images_for_arp__are_refused(tiny_config: Path) -> None:
     options, _ = load_experiment(tiny_config, ["student.unlabeled_batch_size=1"])
     with pytest.raises(UserError, match="leave ARP nothing to paste"):

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.models.checkpoint import load_checkpoint, write_weights
 from s4m_stages.pretrain_teacher import pretrain_teacher
 from s4m_stages.run import run
+from tests.conftest import CreatesFile
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 Train = Callable[..., Path]
 
 
@@ -37,24 +39,12 @@ def train(tiny_config: Path, tmp_path: Path) -> Train:
 
 @pytest.fixture(scope="module")
 def uninterrupted(
-    tiny_config: Path, tmp_path_factory: pytest.TempPathFactory, _registered_hooks: None
+    tiny_config: Path, tmp_path_factory: pytest.TempPathFactory, _registered_hooks: None, one_thread: None
 ) -> Path:
     """The stage's folder of a run that nothing disturbed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("uninterrupted")
     pretrain_teacher(tiny_config, [], folder)
-    torch.set_num_threads(threads)
     return folder / "teacher"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Sums depend on how many threads share them; the processes started here have one as well."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -129,7 +119,7 @@ def test_pretrain_teacher__killed_and_repeated_gives_the_weights_of_an_uninterru
     ],
     ids=["term", "int", "term_in_validation"],
 )
-def test_pretrain_teacher__signal_saves_and_the_repeated_command_goes_on(
+def test_pretrain_teacher__signal_saves_and_the_repeated_command_resumes(
     number: signal.Signals, code: int, moment: str, uninterrupted: Path, train: Train, tmp_path: Path
 ) -> None:
     folder = tmp_path / "stopped/teacher"
@@ -145,7 +135,7 @@ def test_pretrain_teacher__signal_saves_and_the_repeated_command_goes_on(
     assert_same_weights(uninterrupted, train("stopped", *settings, hook))
 
 
-def test_pretrain_teacher__signal_to_all_its_processes__saves_and_the_repeated_command_goes_on(
+def test_pretrain_teacher__signal_to_all_its_processes__saves_and_the_repeated_command_resumes(
     uninterrupted: Path, train: Train, tiny_config: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "stopped/teacher"
@@ -395,7 +385,7 @@ def test_pretrain_teacher__code_in_weights_that_the_model_names__is_refused_and_
     tiny_config: Path, tmp_path: Path
 ) -> None:
     hostile, trace = tmp_path / "hostile.pth", tmp_path / "trace"
-    torch.save({"state_dict": {"conv1.weight": Touch(trace)}}, hostile)
+    torch.save({"state_dict": {"conv1.weight": CreatesFile(trace)}}, hostile)
     config = tmp_path / "hostile.py"
     initial = f"dict(type='Pretrained', checkpoint={str(hostile)!r})"
     config.write_text(f"_base_ = [{str(tiny_config)!r}]\nmodel = dict(backbone=dict(init_cfg={initial}))\n")
@@ -403,16 +393,6 @@ def test_pretrain_teacher__code_in_weights_that_the_model_names__is_refused_and_
         pretrain_teacher(config, ["teacher.iterations=1"], tmp_path / "run")
     assert not trace.exists()
     assert record(tmp_path / "run/teacher")["status"] == "failed"
-
-
-class Touch:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
 
 
 def _fail(runner: Any) -> None:

@@ -63,7 +63,7 @@ def test_read_pseudo_labels__experiment_and_cache_give_the_published_generation(
         assert labels.read(3).instances.scores.tolist() == [0.75]
 
 
-def test_read_pseudo_labels__nothing_there_is_said(tmp_path: Path) -> None:
+def test_read_pseudo_labels__nothing_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pseudo-labels found"):
         read_pseudo_labels(tmp_path)
     label(tmp_path / "cache", 1, 0.5)

@@ -56,7 +56,7 @@ def test_smoke__ends_with_the_table_and_the_report(smoke: tuple[str, Path, str])
     ours = f"{number} \\| {number}" if name == "cityscapes" else number
     paper = {"cityscapes": "33.3", "coco": "28.1"}[name]
     assert re.search(rf"\| student \| {ours} \| {paper} \|", text)
-    assert "figures without meaning" in text
+    assert "its figures are meaningless" in text
     assert paper in printed
     assert (folder / "work/report.html").is_file()
 

@@ -67,6 +67,12 @@ def finished(config: Path) -> Path:
     return work
 
 
+@pytest.fixture
+def work(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(finished, tmp_path / "work"))
+
+
 def command(config: Path, work: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "s4m_stages", "run", str(config), "--work-dir", str(work), *arguments]
 
@@ -109,10 +115,8 @@ def test_run__finished_chain_is_skipped_stage_by_stage(config: Path, finished: P
 
 
 def test_run__control__is_trained_without_unlabeled_images_and_enters_the_verdict(
-    config: Path, finished: Path, tmp_path: Path
+    config: Path, work: Path
 ) -> None:
-    work = tmp_path / "work"
-    shutil.copytree(finished, work)
     shutil.rmtree(work / "cache")  # the control needs no labels
     added = run(config, work, "--control", "--from", "control", "--until", "evaluate")
     assert added.returncode == 0, added.stderr
@@ -126,10 +130,8 @@ def test_run__control__is_trained_without_unlabeled_images_and_enters_the_verdic
 
 
 def test_run__changed_setting_with_overwrite__is_named_and_all_that_follows_is_done_again(
-    config: Path, finished: Path, tmp_path: Path
+    config: Path, work: Path
 ) -> None:
-    work = tmp_path / "work"
-    shutil.copytree(finished, work)
     again = ("--set", "teacher.seed=3", "--overwrite")
     planned = run(config, work, "--dry-run", *again)
     assert planned.returncode == 0, planned.stderr
@@ -143,7 +145,7 @@ def test_run__changed_setting_with_overwrite__is_named_and_all_that_follows_is_d
 
 
 @pytest.mark.parametrize("setting", ["teacher.seed=3", "refine.points=5", "student.seed=3"])
-def test_run__changed_setting__deletes_nothing_and_says_how_to_go_on(
+def test_run__changed_setting__deletes_nothing_and_says_how_to_continue(
     setting: str, config: Path, finished: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
@@ -182,11 +184,7 @@ def test_run__training_that_lost_its_parent__is_named_and_nothing_is_planned(
         os.kill(int(training), signal.SIGCONT)
 
 
-def test_run__training_of_a_stage_that_is_not_chosen__is_no_obstacle(
-    config: Path, finished: Path, tmp_path: Path
-) -> None:
-    work = tmp_path / "work"
-    shutil.copytree(finished, work)
+def test_run__training_of_a_stage_that_is_not_chosen__is_no_obstacle(config: Path, work: Path) -> None:
     with FileLock(work / "student/LOCK", exclusive=True):
         assert run(config, work, "--dry-run", "--until", "refine").returncode == 0
         assert run(config, work, "--dry-run").returncode == 1
@@ -225,11 +223,9 @@ def test_run__dry_run__reads_every_file_once(
 
 
 def test_run__changed_student_begins_with_the_teachers_labels_and_is_then_done(
-    config: Path, finished: Path, tmp_path: Path
+    config: Path, work: Path
 ) -> None:
     """The labels that are published by then were made by the EMA weights of the student that is re-run."""
-    work = tmp_path / "work"
-    shutil.copytree(finished, work)
     shutil.copytree(work / "cache/gen-0003", work / "cache/gen-0004")  # another training's, never published
     (work / "cache/gen-0004/PUBLISHED.json").unlink()
     setting = ("--set", "student.log_every=2", "--set", "student.seed=1")
@@ -250,11 +246,9 @@ def test_run__changed_student_begins_with_the_teachers_labels_and_is_then_done(
 
 @pytest.mark.parametrize("current", [True, False])
 def test_plan__labels_begun_before__meet_the_gate_unless_older_ones_are_current(
-    current: bool, config: Path, finished: Path, tmp_path: Path
+    current: bool, config: Path, work: Path
 ) -> None:
     """Only labels of an earlier training make the gate's comparison unfair."""
-    work = tmp_path / "work"
-    shutil.copytree(finished, work)
     shutil.rmtree(work / "student")
     if not current:
         (work / "cache/CURRENT.json").unlink()
@@ -267,13 +261,12 @@ def test_plan__labels_begun_before__meet_the_gate_unless_older_ones_are_current(
 
 def test_run__what_a_training_does_not_depend_on_leaves_it_alone(
     config: Path,
-    finished: Path,
+    work: Path,
     student_experiment: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     """A test set that is added at the end, moved data, and its annotations that are corrected."""
-    work, data = tmp_path / "work", tmp_path / "data"
-    shutil.copytree(finished, work)
+    data = tmp_path / "data"
     shutil.copytree(student_experiment / "data", data)
     shutil.copy(data / "val.json", data / "test.json")
     settings = [f"data.root={data}", "data.test=test.json", "data.test_images=val", "sam.decoder_chunk=2"]
@@ -292,21 +285,7 @@ def test_run__what_a_training_does_not_depend_on_leaves_it_alone(
     assert "evaluate: 2 checkpoints to evaluate" in run(config, work, *changes, "--dry-run").stdout
 
 
-def test_run__stages_that_have_nothing_to_do_are_left_out(config: Path, tmp_path: Path) -> None:
-    alone = ("--dry-run", "--from", "refine", "--until", "student", "--set", "student.refresh_every=None")
-    without = run(config, tmp_path, *alone, "--set", "data.unlabeled=None")
-    assert "refine: the config has no data.unlabeled" in without.stdout
-    assert "student: there are no unlabeled images to learn from" in without.stdout
-    control = run(config, tmp_path, *alone, "--set", "student.source=labeled")
-    assert "refine: not needed: student.source is 'labeled'" in control.stdout
-    assert "student: not started" in control.stdout
-
-
-def test_run__metrics_that_end_in_half_a_line__still_tell_the_time_left(
-    config: Path, finished: Path, tmp_path: Path
-) -> None:
-    work = tmp_path / "work"
-    shutil.copytree(finished, work)
+def test_run__metrics_that_end_in_half_a_line__still_tell_the_time_left(config: Path, work: Path) -> None:
     with (work / "teacher/metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 2, "loss": 0.')
     planned = run(config, work, "--dry-run", "--until", "teacher", "--set", "teacher.seed=3", "--overwrite")

@@ -138,7 +138,7 @@ def logged(folder: Path, *entries: dict[str, Any]) -> None:
 
 
 def labels(count: float) -> dict[str, Any]:
-    return {"statistics": {"instances an image": count}}
+    return {"statistics": {"instances per image": count}}
 
 
 def measured(**figures: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Import labels from COCO JSON: images are matched by file name, and laid over the current generation."""
+"""Import labels from COCO JSON: they replace those of images with the same name in the current generation."""
 
 import dataclasses
 from collections import Counter
@@ -128,8 +128,8 @@ def _hint(unknown: list[str], known: Mapping[str, int]) -> str:
     by_last = {PurePosixPath(name).name: name for name in known}
     for name in unknown:
         if found := by_last.get(PurePosixPath(name.replace("\\", "/")).name):
-            return f". For {name}, {found} was perhaps meant: correct `file_name` in the file"
-    return f". Expected names such as {min(known)}; give the list of images with --unlabeled if it is another"
+            return f". For {name}, did you mean {found}? Correct `file_name` in the file"
+    return f". Expected names such as {min(known)}; or give a different list of images with --unlabeled"
 
 
 def _spec(path: Path, source: CocoFile, names: Mapping[int, str], base: Generation | None) -> GenerationSpec:

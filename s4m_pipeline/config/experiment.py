@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from s4m_pipeline.config.base import Settings, describe_faults, unknown_key
+from s4m_pipeline.config.depth import use_depth
 from s4m_pipeline.config.groups import (
     CacheOptions,
     DataOptions,
@@ -110,6 +111,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str]) -> tuple[Options
     Returns:
         Our options, checked, and the whole config as plain values. Tiles are part of the network's
         `test_cfg`: it cuts images wherever it predicts, and whatever depends on the model depends on them.
+        So are depth maps part of the network and the pipelines.
 
     Raises:
         UserError: one message with all faults.
@@ -120,6 +122,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str]) -> tuple[Options
     options = parse_options(config, faults)
     if tiles := options.tiles.of_network:
         config["model"]["test_cfg"] = {**config["model"].get("test_cfg", {}), "tiles": tiles}
+    if options.data.depth is not None:
+        use_depth(config, options.data.depth)
     return options, config
 
 

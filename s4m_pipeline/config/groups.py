@@ -35,6 +35,9 @@ class DataOptions(Settings):
     """COCO JSON of the test images, used for the final evaluation only."""
     test_images: str | None = None
     """Folder of the test images."""
+    depth: str | None = None
+    """Name of a folder with a depth map for each image, which the network takes in: that of
+    `ROOT/train/a.jpg` is `ROOT/<depth>/train/a.png`, a grayscale PNG of 16 bits. None: no depth."""
 
     @field_validator("test_images")
     @classmethod

@@ -12,6 +12,7 @@ MethodName = Literal[
     "polite_teacher",
     "pais",
     "guided_distillation",
+    "depth_guided",
     "pl_dc",
     "s4m_plus",
 ]

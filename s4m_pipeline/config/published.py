@@ -74,6 +74,7 @@ CITYSCAPES = Benchmark(
         "noisy_boundaries": {5: 17.1, 10: 22.1, 20: 29.0, 30: 32.4},
         "pais": {5: 18.0, 10: 22.9, 20: 29.2, 30: 32.8},
         "guided_distillation": {5: 23.0, 10: 30.8, 20: 33.1, 30: 35.6},
+        "depth_guided": {5: 23.2, 10: 30.9, 20: 34.1, 30: 36.7},
     },
 )
 COCO = Benchmark(
@@ -95,5 +96,6 @@ COCO = Benchmark(
         "noisy_boundaries": {1: 7.7, 2: 16.3, 5: 24.9, 10: 29.2},
         "pais": {1: 21.1, 5: 29.3, 10: 31.0},
         "guided_distillation": {1: 21.5, 2: 25.3, 5: 29.9, 10: 35.0},
+        "depth_guided": {1: 22.3, 2: 26.3, 5: 31.5, 10: 35.1},
     },
 )

@@ -42,8 +42,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
         return (
             f"A process that reads images was ended from outside: {str(error).splitlines()[0]}\n"
-            "Mostly memory ran out: see `s4m doctor` (containers: --shm-size). What was saved is intact: "
-            "repeat the command with fewer of them (--set refine.workers=N, teacher.workers=N or "
+            "The usual reason is lack of memory: see `s4m doctor` (containers: --shm-size). What was saved "
+            "is intact: repeat the command with fewer of them (--set refine.workers=N, teacher.workers=N or "
             "student.workers=N; 0: the main process reads). `s4m data check` names unreadable images."
         )
     if any(frame.filename.endswith(_BUILDER) for frame in traceback.extract_tb(error.__traceback__)):
@@ -61,7 +61,7 @@ def _disk(error: OSError) -> str:
     if "://" in str(error.filename):
         return f"Cannot read {error.filename}: {error.strerror}.\n{_CHECK_STORE}"
     path = Path(error.filename) if isinstance(error.filename, str) else Path()
-    what = error.filename or "a file of this run (a log, say)"
+    what = error.filename or "a file of this run (such as a log)"
     return (
         f"Cannot use {what}: {error.strerror}. {free_space(path)}.\n"
         "Expected a folder that can be read and written, with room. What was saved is intact: "

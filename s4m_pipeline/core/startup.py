@@ -28,6 +28,12 @@ def leave_out_unused() -> None:
     sys.meta_path.insert(0, _StandIns())
 
 
+def allow(package: str) -> None:
+    """Let one of `OPTIONAL` be imported after all, by a command that uses it."""
+    if sys.modules.get(package) is None:
+        sys.modules.pop(package, None)
+
+
 class _StandIns(MetaPathFinder, Loader):
     """Finds the modules of `UNUSED` and those inside them."""
 

@@ -79,7 +79,9 @@ def _advice(content: bytes, error: Exception) -> str:
     if content.lstrip().startswith(b"<"):
         return "It is XML (as of Pascal VOC or CVAT): export the labels as COCO JSON."
     if isinstance(error, UnicodeDecodeError):
-        return "Its text is not UTF-8, perhaps Latin-1 or of Windows: save it again with the encoding UTF-8."
+        return (
+            "Its text is not UTF-8, perhaps Latin-1 or Windows-1252: save it again with the encoding UTF-8."
+        )
     if re.match(rb"\s*\d+( +-?[\d.]+){4,}\s*(\n|$)", content):
         return "It looks like a YOLO label file: export the labels of all images as one COCO JSON."
     return "The file may be incomplete: copy or export it again."

@@ -23,7 +23,7 @@ class Problem(Enum):
     CATEGORY_NAME_TWICE = ("error", "category names used more than once")
     CATEGORY_NAME_FAULTY = (
         "error",
-        "category names with a line end, tab or other control character (mostly left by the file that they "
+        "category names with a line end, tab or other control character (usually left by the file that they "
         "were read from): remove it from `name`",
     )
     CATEGORY_NONE = ("error", "no valid category: `categories` needs entries with `id` and `name`")
@@ -83,8 +83,8 @@ class Problem(Enum):
     )
     MASK_EMPTY = (
         "warning",
-        "annotations whose mask covers no pixel (coordinates must be pixels of the image, not shares of its "
-        "size): they are ignored",
+        "annotations whose mask covers no pixel (coordinates must be pixels of the image, not fractions of "
+        "its size): they are ignored",
     )
     BOX_MASK_APART = (
         "warning",

@@ -76,7 +76,7 @@ def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
 def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[npt.NDArray[np.uint8], ImageHeader]:
     """Decode an image to upright RGB, uint8 (H, W, 3), and return it with its header.
 
-    All images of the project are converted here: the EXIF orientation is applied; alpha is dropped (the
+    All photos of the project are converted here: the EXIF orientation is applied; alpha is dropped (the
     colors below it are kept); gray is repeated; palettes and CMYK become RGB without a color profile; 16-bit
     values are reduced to their high byte; of several frames the first is read.
 
@@ -92,6 +92,26 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[npt.NDArray[np.u
             upright = rgb if transposition is None else rgb.transpose(transposition)
             return np.array(upright, dtype=np.uint8), header
         except Exception as error:  # decoders raise many kinds of exceptions on damaged bytes
+            _raise_mount_error(path, error)
+            raise ImageError(
+                path, Problem.FILE_UNREADABLE, f"cannot be decoded ({_reason(error)})"
+            ) from error
+
+
+def read_gray(path: Path) -> npt.NDArray[np.uint16]:
+    """Decode a grayscale image of 16 or 8 bits, uint16 (H, W), without changing its values.
+
+    Raises:
+        ImageError: as `read_header`; or truncated pixels, or colors, or more than 16 bits.
+        OSError: as `read_header`.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        if image.mode not in ("L", "I;16", "I;16B"):
+            kind = f"has pixels of kind {image.mode}, expected a grayscale image of 16 or 8 bits"
+            raise ImageError(path, Problem.FILE_UNREADABLE, kind)
+        try:
+            return np.array(image, dtype=np.uint16)
+        except Exception as error:  # as in read_rgb
             _raise_mount_error(path, error)
             raise ImageError(
                 path, Problem.FILE_UNREADABLE, f"cannot be decoded ({_reason(error)})"

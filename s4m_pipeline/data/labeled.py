@@ -4,6 +4,7 @@ from s4m_pipeline.config.groups import DataOptions, Split
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import CocoData, load_coco
+from s4m_pipeline.data.depth_files import require_depth
 from s4m_pipeline.data.findings import Findings, Problem
 from s4m_pipeline.data.leak import check_leak, file_size
 from s4m_pipeline.data.root import missing_name
@@ -13,7 +14,8 @@ def load_labeled(data: DataOptions) -> tuple[CocoData, CocoData]:
     """Load the labeled training images and the validation images; reports unusable annotations.
 
     Raises:
-        UserError: if their classes differ, they share images, or image files are missing or empty.
+        UserError: if their classes differ, they share images, image files are missing or empty, or depth maps
+            are missing.
     """
     train = load_coco(data.path(data.labeled), data.path(data.train_images))
     val = load_coco(*data.split("val"))
@@ -26,6 +28,8 @@ def load_labeled(data: DataOptions) -> tuple[CocoData, CocoData]:
         )
     for data_set in (train, val):  # before the comparison, which can only compare names of missing files
         _require_files(data_set)
+        if data.depth is not None:
+            require_depth(data_set.images, data.depth)
     check_leak(train, val)
     unusable = sum(map(len, train.annotations.values())) - len(train.usable)
     if unusable:

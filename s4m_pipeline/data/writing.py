@@ -15,6 +15,13 @@ def png_bytes(rgb: npt.NDArray[np.uint8]) -> bytes:
     return data.tobytes()
 
 
+def gray_png_bytes(gray: npt.NDArray[np.uint16]) -> bytes:
+    """Encode a grayscale image, uint16 (H, W), as PNG of 16 bits."""
+    encoded, data = cv2.imencode(".png", gray)
+    assert encoded
+    return data.tobytes()
+
+
 def mask_annotation(
     mask: npt.NDArray[np.bool_], image_id: int, annotation_id: int, category_id: int, *, crowd: bool = False
 ) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Cause(NamedTuple):
 
 
 def likely_causes(folder: Path, options: Options) -> list[Cause]:
-    """What speaks against the labels or the training of the student in an experiment's folder."""
+    """What may be wrong with the labels or the training of the student in an experiment's folder."""
     entries = GenerationLog(folder / STUDENT).entries
     found = _label_causes(entries, options) if entries else []
     return found + _training_causes(read_metrics(folder / STUDENT), options)

@@ -91,7 +91,7 @@ class Matches:
 
         Returns:
             (B,); NaN where there is no object. As COCOeval computes it for images that are really repeated,
-            but for the order of predictions with equal scores.
+            except for the order of predictions with equal scores.
         """
         by_class = [self._class_precision(label, weights) for label in range(self.num_objects.shape[1])]
         precision_KB = np.array(by_class)

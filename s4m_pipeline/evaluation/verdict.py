@@ -92,7 +92,7 @@ def _comparison(name: str, difference: Interval) -> str:
     return f"Warning: the student is not shown to be better than {name}: {words}."
 
 
-def judge(folder: Path, options: Options) -> Verdict | None:
+def find_verdict(folder: Path, options: Options) -> Verdict | None:
     """The verdict from the results that an experiment keeps; None if teacher or student have none."""
     split: Split = "val" if options.data.test is None else "test"
     found = _kept_matches(folder, split)
@@ -119,8 +119,8 @@ def judge(folder: Path, options: Options) -> Verdict | None:
 
 
 def write_verdict(folder: Path, options: Options, command: str) -> Verdict | None:
-    """Judge an experiment, and keep the verdict in its folder; without results there is none any more."""
-    verdict = judge(folder, options)
+    """Write the verdict on an experiment to its folder; without results, remove an earlier one."""
+    verdict = find_verdict(folder, options)
     if verdict is None:
         (folder / VERDICT).unlink(missing_ok=True)
     else:

@@ -1,4 +1,4 @@
-"""In what the settings and files of a recorded run differ from those of now."""
+"""Differences between the settings and files of a recorded run and the current ones."""
 
 import json
 import re

@@ -8,7 +8,7 @@ from s4m_pipeline.core.paths import GENERATIONS
 from s4m_pipeline.experiment.checkpoints import latest_checkpoint
 from s4m_pipeline.experiment.records import read_records, write_records
 
-PER_IMAGE = "instances an image"
+PER_IMAGE = "instances per image"
 """Name of the labels per image among the statistics of a generation."""
 
 

@@ -142,7 +142,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 TrainingState = Literal["running", "absent", "ended"]
-"""Of a training: a process works on it; it was stopped, killed or has not begun; or it is over."""
+"""Of a training: a process works on it; it was stopped, killed or has not started; or it has ended."""
 
 
 def training_state(folder: Path) -> TrainingState:

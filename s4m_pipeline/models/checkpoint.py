@@ -98,11 +98,11 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
 
 
 def _check_sums(path: Path) -> None:
-    """Compare a checkpoint with the checksums that torch stores in it, and does not look at."""
+    """Compare a checkpoint with the checksums that torch stores in it, and does not check."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
-                raise ValueError(f"the checksum of {damaged} in it is another")
+                raise ValueError(f"the checksum of {damaged} in it differs")
 
 
 _ARRAY_MAKERS: list[Any] = [

@@ -136,7 +136,7 @@ class DistilledMask2Former(InstanceMask2Former):
         """The batch as RGB images (3, H, W) in [0, 1]: normalization undone, padding cut off."""
         preprocessor = self.data_preprocessor
         pixels = (batch_inputs.float() * preprocessor.std + preprocessor.mean) / 255
-        return [image[:, :height, :width] for image, (height, width) in zip(pixels, sizes, strict=True)]
+        return [image[:3, :height, :width] for image, (height, width) in zip(pixels, sizes, strict=True)]
 
 
 class DistilledStudent(DistilledMask2Former, StudentMask2Former):

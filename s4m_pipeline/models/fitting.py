@@ -20,6 +20,9 @@ _QUERY_TENSORS = ("panoptic_head.query_embed.weight", "panoptic_head.query_feat.
 _PARTS = ("backbone.", "panoptic_head.pixel_decoder.")
 """Prefixes of the parts of a network that initial weights may consist of."""
 
+_DEPTH = "depth_fusion."
+"""Prefix of what takes in depth maps, whose effect is zero at first."""
+
 _NOT_LEARNED = (".num_batches_tracked", ".relative_position_index")
 """Endings of what files may lack, because it is not used or follows from the sizes."""
 
@@ -41,7 +44,7 @@ def require_fit(model: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
     """Refuse initial weights unless they are those of the whole model or of whole `_PARTS` of it.
 
     Weights for any classes may lack the class layer, and may have another number of queries than the model;
-    published ones may have other classes.
+    published ones may have other classes; those of a network without depth maps lack the layers for them.
 
     Args:
         classes: the model's.
@@ -55,6 +58,8 @@ def require_fit(model: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
     else:
         require_classes(weights, classes, "labeled data")
     weights, needed = _with_queries_of(model, weights), set(model.state_dict())
+    if not any(name.startswith(_DEPTH) for name in weights.tensors):
+        needed = {name for name in needed if not name.startswith(_DEPTH)}
     if all(name.startswith(_PARTS) for name in weights.tensors):
         parts = tuple(part for part in _PARTS if any(name.startswith(part) for name in weights.tensors))
         needed = {name for name in needed if name.startswith(parts)}
@@ -118,7 +123,7 @@ def _shared_rows(
         and own[name].shape[1:] == weights.tensors[name].shape[1:]
     ]
     if not shared or not names:
-        return {}, "; its classes are others: the class layer starts at random"
+        return {}, "; it has different classes: the class layer starts at random"
     to = [*(classes.index(name) for name in shared), len(classes)]
     source = [*(theirs.index(name) for name in shared), len(theirs)]
     rows = {}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from s4m_pipeline.data.packed_masks import pack_masks
 from s4m_pipeline.data.tiles import Tile, Tiling, Views, merge, size_of
+from s4m_pipeline.models.depth import DepthFusion
 
 
 @MODELS.register_module()
@@ -23,20 +24,25 @@ class InstanceMask2Former(Mask2Former):
     memory format, with which convolutions are faster on CPUs and on tensor cores.
 
     Args:
+        depth_width: channels of the features of depth maps, which are the fourth channel of the inputs; None:
+            inputs have three channels.
         network: arguments of mmdet's `Mask2Former`; `test_cfg.tiles` may say how large inputs are cut.
 
     Attributes:
         tiling: how large inputs are cut; None: they are not.
     """
 
-    def __init__(self, **network: Any) -> None:
+    def __init__(self, *, depth_width: int | None = None, **network: Any) -> None:
         super().__init__(**network)
+        if depth_width is not None:
+            self.depth_fusion = DepthFusion(network["panoptic_head"]["in_channels"], depth_width)
         self.tiling = Tiling.of(self.test_cfg)
         self.backbone.to(memory_format=torch.channels_last)
 
     def extract_feat(self, batch_inputs: Tensor) -> list[Tensor]:
         """Feature maps of the backbone, contiguous again: group norms in the head are slow otherwise."""
-        return [level.contiguous() for level in super().extract_feat(batch_inputs)]
+        levels = [level.contiguous() for level in super().extract_feat(batch_inputs[:, :3])]
+        return self.depth_fusion(levels, batch_inputs[:, 3:]) if hasattr(self, "depth_fusion") else levels
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True

@@ -10,9 +10,11 @@ from s4m_pipeline.models.ops import stand_in_for_missing_ops
 
 MODULES = (
     "s4m_pipeline.data.dataset",
+    "s4m_pipeline.data.depth",
     "s4m_pipeline.models.head",
     "s4m_pipeline.models.mask2former",
     "s4m_pipeline.models.pixel_decoder",
+    "s4m_pipeline.models.preprocessor",
 )
 """Our modules with classes that config files name; all other code passes classes themselves as `type`."""
 

@@ -35,7 +35,7 @@ class StudentMask2Former(InstanceMask2Former):
         unlabeled_background: float,
         outline_weight: float = 1.0,
         outline_px: int = 4,
-        **network: object,
+        **network: Any,
     ) -> None:
         super().__init__(**network)
         self.unlabeled_weight = unlabeled_weight

@@ -4,7 +4,7 @@ import math
 
 from s4m_pipeline.config.student import StudentOptions
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.train.launch import share_of_batch
+from s4m_pipeline.train.launch import batch_per_rank
 
 
 def student_batch_sizes(student: StudentOptions, devices: int) -> tuple[int, int]:
@@ -14,8 +14,8 @@ def student_batch_sizes(student: StudentOptions, devices: int) -> tuple[int, int
         UserError: if they cannot be divided, or leave ARP, which pairs images of one device, without a pair.
     """
     parts = student.accumulate
-    labeled = share_of_batch("student.batch_size", student.batch_size, devices, parts)
-    unlabeled = share_of_batch("student.unlabeled_batch_size", student.unlabeled_batch_size, devices, parts)
+    labeled = batch_per_rank("student.batch_size", student.batch_size, devices, parts)
+    unlabeled = batch_per_rank("student.unlabeled_batch_size", student.unlabeled_batch_size, devices, parts)
     if student.arp.fraction > 0 and student.arp.num_pairs(unlabeled // parts) == 0:
         in_parts = f" in {parts} parts each" if parts > 1 else ""
         raise UserError(

@@ -238,7 +238,7 @@ class Planner:
 
     @cached_property
     def _labels_now(self) -> Fingerprint:
-        """What labels by the teacher, SAM and settings of now are made of."""
+        """The fingerprint of labels by the current teacher, SAM and settings."""
         sam = None if self.options.refine.prompt is None else sam_source(self.options.sam)
         return label_fingerprint(
             self.options,
@@ -250,7 +250,7 @@ class Planner:
 
     @cached_property
     def _label_changes(self) -> list[str]:
-        """In what labels of now differ from those that the student started with, or its latest ones."""
+        """Differences of the current labels from those that the student started with, or its latest ones."""
         known = generations(self.folder / CACHE)
         changed_images = image_changes(known[-1].path) if known else []
         return [*_label_changes(self._log.fingerprint or {}, self._labels_now), *changed_images]

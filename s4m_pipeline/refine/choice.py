@@ -53,7 +53,7 @@ def choose_masks(inputs: RefineInputs, generation: Generation) -> MaskChoice:
     The validation images of all shards must have been measured, if `needs_choice`.
 
     Raises:
-        CacheError: if the disk refuses.
+        CacheError: if writing to the disk fails.
     """
     path = _choice_path(generation)
     made = read_choice(generation)

@@ -27,7 +27,7 @@ Decision = Literal["taken", "warned", "rejected"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a generation."""
+    """The decision on a generation."""
 
     decision: Literal["taken", "warned", "rejected", "incomplete"]
     """`warned`: published, although it is clearly worse; `incomplete`: shards are not done."""
@@ -44,7 +44,7 @@ class Outcome:
 def pass_gate(
     options: StudentOptions, generation: Generation, quality: dict[str, Any], per_image: float
 ) -> tuple[Decision, str]:
-    """Decide whether a generation is published, and say what speaks against it.
+    """Decide whether a generation is published, and give the reasons against it.
 
     The same figures get the same decision.
 
@@ -74,12 +74,12 @@ def pass_gate(
         )
     floor = {"PQ": held_out["PQ floor"]}
     faults += find_faults(generation.name, new, "the teacher's own masks", floor, options.gate_drop)
-    decision = quality["gate"] = judge(options, faults)
+    decision = quality["gate"] = decide(options, faults)
     return decision, "; ".join(faults)
 
 
-def judge(options: StudentOptions, faults: Sequence[str]) -> Decision:
-    """What becomes of labels with these faults."""
+def decide(options: StudentOptions, faults: Sequence[str]) -> Decision:
+    """The decision on labels with these faults."""
     if options.gate == "off" or not faults:
         return "taken"
     return "warned" if options.gate == "warn" else "rejected"
@@ -123,7 +123,7 @@ def reject(generation: Generation, quality: Mapping[str, Any], reason: str) -> O
     """Record beside the labels that they were refused; say so, and which labels readers keep.
 
     Raises:
-        CacheError: if the disk refuses.
+        CacheError: if writing to the disk fails.
     """
     outcome = Outcome("rejected", {"quality": {**quality, "gate": "rejected"}})
     path = generation.path / REJECTED

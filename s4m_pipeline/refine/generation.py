@@ -95,7 +95,7 @@ def label_shards(
 
     Raises:
         UserError: too many unreadable images, or a teacher whose output is not finite.
-        CacheError: if the disk refuses, or another process writes the shard.
+        CacheError: if writing to the disk fails, or another process writes the shard.
     """
     own = _shards_of(generation, part)
     others = [shard for shard in generation.shards if shard not in own]

@@ -31,7 +31,7 @@ class Photo(NamedTuple):
     pixels: Tensor
     """(3, H, W) uint8 RGB: the original."""
     inputs: Tensor
-    """(3, h, w) uint8 RGB: after the test pipeline, not padded."""
+    """(3, h, w) uint8 RGB: after the test pipeline, not padded; with a depth map (4, h, w)."""
 
 
 class Unreadable(NamedTuple):
@@ -93,10 +93,10 @@ class PhotoFiles(Dataset[Photo | Unreadable]):
         """An image that is in memory already, uint8 RGB (H, W, 3), as a photo.
 
         Raises:
-            UserError: if a transform cannot take its size: so narrow that scaling leaves no pixel, say.
+            UserError: if a transform cannot take its size: scaling may leave no pixel of a narrow image.
         """
         size = pixels.shape[:2]
-        unpacked = {"img": pixels, "img_shape": size, "ori_shape": size, "img_path": str(path)}
+        unpacked = {"img": pixels, "img_shape": size, "ori_shape": size, "img_path": path and str(path)}
         try:
             packed = self._transform({**unpacked, "img_id": image_id})
         except cv2.error as error:
@@ -109,8 +109,8 @@ class PhotoFiles(Dataset[Photo | Unreadable]):
 def load_photos(files: PhotoFiles, workers: int, pin_memory: bool) -> Iterator[Photo | Unreadable]:
     """All photos, decoded by `workers` processes ahead of their use (0: in this one).
 
-    Images of like shape come together, so that few batches are incomplete. Large ones are decoded just before
-    their use, which bounds the memory.
+    Images of similar shape are read together, so that few batches are incomplete. Large ones are decoded
+    just before their use, which bounds the memory.
     """
     largest_px = max((image.height * image.width for image in files.images), default=0)
     order = sorted(
@@ -142,11 +142,11 @@ def readable(photos: Iterable[Photo | Unreadable], report: Callable[[Unreadable]
             yield photo
 
 
-def list_unreadable(unreadable: Iterable[tuple[str, str]], limit: int = 10) -> str:
+def list_unreadable(unreadable: Iterable[tuple[str, str]]) -> str:
     """A line for each file name and reason, the first ones only."""
     lines = [f"  {name}: {reason}" for name, reason in unreadable]
-    more = [f"  and {len(lines) - limit} more"] if len(lines) > limit else []
-    return "\n".join([*lines[:limit], *more])
+    more = [f"  and {len(lines) - 10} more"] if len(lines) > 10 else []
+    return "\n".join([*lines[:10], *more])
 
 
 def batches_by_size(

@@ -14,6 +14,7 @@ from s4m_pipeline.config.experiment import Options
 from s4m_pipeline.config.groups import DataOptions
 from s4m_pipeline.core import console
 from s4m_pipeline.data.coco import CocoData, load_coco
+from s4m_pipeline.data.depth_files import require_depth
 from s4m_pipeline.data.folder import unread_files
 from s4m_pipeline.data.unlabeled import UnlabeledImages, unlabeled_of
 from s4m_pipeline.evaluation.ground_truth import require_same_classes, require_truth
@@ -54,13 +55,13 @@ class RefineInputs:
         """
         return load_network(self.config, self.weights, len(self.labeled.categories), "cpu")
 
-    def with_weights(self, path: Path, *, trust: bool = False) -> "RefineInputs":
+    def with_weights(self, path: Path) -> "RefineInputs":
         """The same with another teacher, for the next generation.
 
         Raises:
             UserError: as `load_inputs`.
         """
-        return dataclasses.replace(self, weights=_load_teacher(path, self.labeled, trust))
+        return dataclasses.replace(self, weights=_load_teacher(path, self.labeled, trust=False))
 
     def fingerprint(self) -> dict[str, str | int | float | bool | None]:
         """All that labels depend on; shards and later sessions that differ in it are refused."""
@@ -148,11 +149,14 @@ def load_with_truth(
     """The unlabeled images, and their annotations if there are any.
 
     Raises:
-        UserError: if the config has no unlabeled images, or annotations do not belong to them.
+        UserError: if the config has no unlabeled images, or annotations do not belong to them, or depth maps
+            are missing.
     """
     unlabeled = unlabeled_of(data)
     if unlabeled.source.is_dir() and (left_out := unread_files(unlabeled.source)):
         console.progress.print(left_out, soft_wrap=True)
+    if data.depth is not None:
+        require_depth(unlabeled.images, data.depth)
     truth = unlabeled.annotated
     if ground_truth is not None:
         truth = load_coco(data.path(ground_truth), data.path(data.train_images))

@@ -39,7 +39,7 @@ class Labeler:
     generation (on a GPU also, by rounding, on how many prompts SAM decodes at a time). The teacher always
     computes full batches (the last photo is repeated), so that its arithmetic, which decides where points are
     drawn, is the same for every image of one input size. When device memory runs out, batches are halved for
-    good; labels are then the same but for the last bits of that arithmetic.
+    good; labels are then the same except for the last bits of that arithmetic.
 
     Args:
         teacher: `InstanceMask2Former` in eval mode, on its device.

@@ -151,7 +151,7 @@ def _measure_quality(
 def advise(
     generation: Generation, options: Options, histogram: Sequence[int], num_labels: int, objects: float
 ) -> str:
-    """The scores of the teacher's queries, and the settings that promise more labels, best first.
+    """The scores of the teacher's queries, and the settings that probably give more labels, best first.
 
     Args:
         histogram: of the best class confidence of each query, in `SCORE_BINS` bins from 0 to 1.

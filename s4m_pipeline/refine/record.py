@@ -26,9 +26,11 @@ from s4m_pipeline.refine.images import Unreadable
 from s4m_pipeline.refine.labeler import Labeler
 from s4m_pipeline.refine.labels import Labels
 
-RATE = "images a second and process"
+RATE = "images per second and process"
 DEVICE = "device"
 """Names of statistics of a published generation."""
+_MOST_WAITING = 4
+"""Batches of labels that wait to be stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ class ShardRecord:
         """Replace the record of a shard.
 
         Raises:
-            CacheError: if the disk refuses.
+            CacheError: if writing to the disk fails.
         """
         path = _path(generation, shard)
         try:
@@ -109,7 +111,7 @@ class ShardRecord:
 
 
 class Recorder:
-    """Hands labels to a writer, and keeps the shard's record up to date with what is stored.
+    """Passes labels to a writer, and keeps the shard's record up to date with what is stored.
 
     Args:
         writer: of the shard.
@@ -159,7 +161,7 @@ class Recorder:
         """Write the record of all sessions of the shard.
 
         Raises:
-            CacheError: if the disk refuses.
+            CacheError: if writing to the disk fails.
         """
         ShardRecord.sum([self._before, self.session()]).write(self._writer.generation, self._writer.shard)
 
@@ -167,24 +169,22 @@ class Recorder:
 class BackgroundWriter:
     """Stores labels on a separate thread, so that the device never waits for the disk.
 
-    An error there is raised by the next `put`, or on leaving the context. At most `max_waiting` batches
+    An error there is raised by the next `put`, or on leaving the context. At most four batches
     wait: a slow disk then slows `put` down instead of filling the memory.
 
     Args:
         store: takes the labels of one image.
-        max_waiting: batches.
     """
 
-    def __init__(self, store: Callable[[ImageLabels], None], max_waiting: int = 4) -> None:
+    def __init__(self, store: Callable[[ImageLabels], None]) -> None:
         self._store_one = store
-        self._max_waiting = max_waiting
         self._thread = ThreadPoolExecutor(1, "writer")
         self._waiting: deque[Future[None]] = deque()
 
     def put(self, batch: Sequence[Labels]) -> None:
-        """Hand over a batch."""
+        """Queue a batch."""
         self._waiting.append(self._thread.submit(self._store, batch))
-        while self._waiting and (self._waiting[0].done() or len(self._waiting) > self._max_waiting):
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) > _MOST_WAITING):
             self._waiting.popleft().result()
 
     def _store(self, batch: Sequence[Labels]) -> None:

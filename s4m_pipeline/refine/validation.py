@@ -69,7 +69,7 @@ def measure_validation(
 
     Raises:
         UserError: if an image is unreadable.
-        CacheError: if the disk refuses.
+        CacheError: if writing to the disk fails.
     """
     for shard in shards:
         while lacks_counts(inputs, generation, shard):

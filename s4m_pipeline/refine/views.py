@@ -14,19 +14,19 @@ VIEWS = tuple((scale, mirrored) for scale in (1.0, 0.75, 1.5) for mirrored in (F
 
 
 def view_of(
-    image_3HW: Tensor, scale: float, mirrored: bool, divisor: int, fill_3: Tensor
+    image_CHW: Tensor, scale: float, mirrored: bool, divisor: int, fill_C: Tensor
 ) -> tuple[Tensor, int, int]:
     """An image in another size, padded at the bottom and right, and its height and width without padding.
 
     Images that are padded to the same size by themselves, to multiples of `divisor`, are so in any view:
     else what the network computes would depend on the other images of its batch.
     """
-    height, width = (round(scale * side) for side in image_3HW.shape[-2:])
+    height, width = (round(scale * side) for side in image_CHW.shape[-2:])
     padded = [
-        -(-round(scale * -(-side // divisor) * divisor) // divisor) * divisor for side in image_3HW.shape[-2:]
+        -(-round(scale * -(-side // divisor) * divisor) // divisor) * divisor for side in image_CHW.shape[-2:]
     ]
-    resized = F.interpolate(image_3HW[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
-    canvas = fill_3.view(3, 1, 1).expand(3, *padded).to(resized, copy=True)
+    resized = F.interpolate(image_CHW[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
+    canvas = fill_C.view(-1, 1, 1).expand(-1, *padded).to(resized, copy=True)
     canvas[:, :height, :width] = resized.flip(-1) if mirrored else resized
     return canvas, height, width
 

@@ -65,7 +65,7 @@ class ImageEncoder:
         """Embed B images (3, H, W) uint8 RGB, at least one.
 
         Raises:
-            CacheError: if the disk refuses the embeddings of this or the previous batch.
+            CacheError: if the embeddings of this or the previous batch cannot be written.
         """
         store = self._store
         if store is None:

@@ -25,7 +25,7 @@ class LabeledImages:
     """Images of a batch with their instances, all on one device."""
 
     pixels_B3HW: Tensor
-    """(B, 3, H, W) float32 RGB in [0, 1], padded at the bottom and right."""
+    """(B, 3, H, W) float32 RGB in [0, 1], padded at the bottom and right; with depth maps (B, 4, H, W)."""
     sizes_hw: list[tuple[int, int]]
     """Valid area of each image, at the top left, in pixels."""
     masks: list[Tensor]

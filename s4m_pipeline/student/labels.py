@@ -54,7 +54,7 @@ def labels_of_source(
 
     Raises:
         UserError: if there are no annotations for `truth`, and as `load_labels`.
-        CacheError: as `find_labels`.
+        CacheError: as `load_labels`.
     """
     data, source = options.data, options.require_student().source
     if source == "cache":
@@ -72,26 +72,17 @@ def labels_of_source(
 
 
 def load_labels(data: DataOptions, root: Path, number: int | None, train: CocoData) -> Labels:
-    """The labels of a config's unlabeled images; see `find_labels`.
-
-    Raises:
-        UserError: if the config has none, and as `find_labels`.
-        CacheError: as `find_labels`.
-    """
-    return find_labels(root, number, train, unlabeled_of(data))
-
-
-def find_labels(root: Path, number: int | None, train: CocoData, unlabeled: UnlabeledImages) -> Labels:
-    """The labels to learn from.
+    """The labels of a config's unlabeled images.
 
     Args:
         root: the cache.
         number: the generation that an interrupted training used last; None: the published one.
 
     Raises:
-        UserError: if their classes or images are not those of the data set.
+        UserError: if the config has no unlabeled images, or the labels are of other classes or images.
         CacheError: if there are none, or some are missing, with the commands to run.
     """
+    unlabeled = unlabeled_of(data)
     generation = _published(root) if number is None else Generation(root, number)
     spec = generation.spec
     differences = [

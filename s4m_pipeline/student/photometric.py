@@ -24,15 +24,15 @@ def strong_augment(
     deviations to each side, or as far as the reflection at the edge of a smaller image allows.
 
     Args:
-        pixels_B3HW: (B, 3, H, W) float32 RGB in [0, 1]; not modified.
+        pixels_B3HW: (B, 3, H, W) float32 RGB in [0, 1]; not modified. A fourth channel, depth, stays.
         sizes_hw: valid area of each image, at the top left, in pixels.
 
     Returns:
-        (B, 3, H, W) float32 in [0, 1].
+        The same shape, float32 in [0, 1].
     """
     augmented = pixels_B3HW.clone()
     for image, (height, width) in zip(augmented, sizes_hw, strict=True):
-        valid = image[:, :height, :width]
+        valid = image[:3, :height, :width]
         valid.copy_(_transform(options, min(height, width))(valid).clamp(0, 1))
     return augmented
 

@@ -1,22 +1,21 @@
 """From a batch of loaded images to the student's input: ARP, photometric augmentation, normalization."""
 
-from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
-from mmdet.models import DetDataPreprocessor
 from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from s4m_pipeline.config.student import ArpOptions, PhotometricOptions
 from s4m_pipeline.models.head import as_tensors
+from s4m_pipeline.models.preprocessor import ChannelsPreprocessor
 from s4m_pipeline.student.arp import LabeledImages, paste_instances
 from s4m_pipeline.student.photometric import strong_augment
 from s4m_pipeline.student.two_branches import Branch
 
 
-class AugmentingPreprocessor(DetDataPreprocessor):
+class AugmentingPreprocessor(ChannelsPreprocessor):
     """mmdet's preprocessor, which in training also augments images of the batch.
 
     The order is the paper's (section 3.3): geometry (while loading), ARP, photometric augmentation; then all
@@ -28,9 +27,7 @@ class AugmentingPreprocessor(DetDataPreprocessor):
         labeled: fraction of the labeled images that are augmented; samples without a branch are labeled.
         arp: which instances are pasted, and where.
         photometric: strength and probabilities of the photometric augmentation.
-        mean: of each channel, in 0..255.
-        std: standard deviation of each channel, likewise.
-        padding: the other arguments of mmdet's `DetDataPreprocessor`.
+        channels: arguments of `ChannelsPreprocessor`.
     """
 
     def __init__(
@@ -39,42 +36,34 @@ class AugmentingPreprocessor(DetDataPreprocessor):
         labeled: float = 0.0,
         arp: ArpOptions,
         photometric: PhotometricOptions,
-        mean: Sequence[float],
-        std: Sequence[float],
-        **padding: Any,
+        **channels: Any,
     ) -> None:
-        super().__init__(**padding)  # without mean and std it stacks and pads, but does not normalize
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        super().__init__(**channels)
         self.labeled = labeled
         self.arp = arp
         self.photometric = photometric
 
-    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Normalized and padded images (B, 3, H, W) float32 as `inputs`, and their `data_samples`."""
-        if training:
-            data, by_branch = self._padded(data)
-            # The training's autocast is already on, and would blur in reduced precision.
-            with torch.autocast(data["inputs"].device.type, enabled=False):
-                self._augment(data, by_branch["unlabeled"])
-                labeled = by_branch["labeled"]
-                self._augment(data, labeled[: round(self.labeled * len(labeled))])
-        else:
-            data = super().forward(data)
-        for image, sample in zip(data["inputs"], data["data_samples"], strict=True):
-            height, width = sample.img_shape[:2]
-            image[:, :height, :width].sub_(self.mean).div_(self.std)  # the padding keeps its value
+    def padded(self, data: dict[str, Any], training: bool) -> dict[str, Any]:
+        """Padded images (B, 3, H, W), with a depth map (B, 4, H, W), float32 in 0..255 and augmented."""
+        if not training:
+            return super().padded(data, training)
+        data, by_branch = self._on_device(data)
+        # The training's autocast is already on, and would blur in reduced precision.
+        with torch.autocast(data["inputs"].device.type, enabled=False):
+            self._augment(data, by_branch["unlabeled"])
+            labeled = by_branch["labeled"]
+            self._augment(data, labeled[: round(self.labeled * len(labeled))])
         return data
 
     def unlabeled_images(self, data: dict[str, Any]) -> LabeledImages:
         """The unlabeled images of a loaded batch as they are before ARP."""
-        data, by_branch = self._padded(data)
+        data, by_branch = self._on_device(data)
         unlabeled = by_branch["unlabeled"]
         return labeled_images(data["inputs"][unlabeled], [data["data_samples"][i] for i in unlabeled])
 
-    def _padded(self, data: dict[str, Any]) -> tuple[dict[str, Any], dict[Branch, list[int]]]:
+    def _on_device(self, data: dict[str, Any]) -> tuple[dict[str, Any], dict[Branch, list[int]]]:
         """A training batch on the device with pixels in 0..255, and the indices of each branch."""
-        data = super().forward(data, True)
+        data = super().padded(data, True)
         for sample in data["data_samples"]:
             sample.gt_instances = as_tensors(sample.gt_instances, data["inputs"].device)
             if "ignored" in sample:
@@ -101,7 +90,7 @@ class AugmentingPreprocessor(DetDataPreprocessor):
 
 
 def labeled_images(inputs_B3HW: Tensor, samples: SampleList) -> LabeledImages:
-    """Images (B, 3, H, W) in 0..255 with the masks and labels of their samples, and what they ignore."""
+    """Images (B, 3 or 4, H, W) in 0..255 with the masks and labels of their samples, and what they ignore."""
     return LabeledImages(
         # Augmentation while loading may leave the range, where color conversion gives NaN.
         pixels_B3HW=(inputs_B3HW / 255).clamp(0, 1),

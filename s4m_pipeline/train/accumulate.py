@@ -53,7 +53,7 @@ class AccumulatingLoop(IterBasedTrainLoop):
             if index > 0:  # the first one is seeded by the hook
                 seed_all(self.seed, STEP_STREAM, self._iter, runner.rank + index * runner.world_size)
             prepared.append((network.data_preprocessor(part, True), _random_state()))
-        share_counts([part["data_samples"] for part, _ in prepared], network.panoptic_head.num_queries)
+        set_mean_counts([part["data_samples"] for part, _ in prepared], network.panoptic_head.num_queries)
         outputs: dict[str, Tensor] = {}
         for index, (part, random_state) in enumerate(prepared):
             _set_random_state(random_state)
@@ -86,7 +86,7 @@ def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
     return [{name: [values[i] for i in part] for name, values in batch.items()} for part in chosen]
 
 
-def share_counts(parts: Sequence[SampleList], num_queries: int) -> None:
+def set_mean_counts(parts: Sequence[SampleList], num_queries: int) -> None:
     """Note in each sample how many objects its branch matches in a part, on average over the parts.
 
     Mask losses are sums over objects, divided by their mean number over all devices. Counted are those that

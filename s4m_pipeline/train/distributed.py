@@ -55,12 +55,12 @@ def joined(timeout_s: float) -> Iterator[None]:
         _leave_group()
         raise
     except (UserError, CacheError) as error:
-        _say_once(store, place, str(error))
+        _print_once(store, place, str(error))
         raise SystemExit(1) from error
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise
-        _say_once(
+        _print_once(
             store,
             place,
             f"Rank {place.rank} lost contact with another process of this training, which ended or did not "
@@ -158,7 +158,7 @@ def _leave_group() -> None:
     gc.collect()
 
 
-def _say_once(store: dist.Store, place: Place, message: str) -> None:
+def _print_once(store: dist.Store, place: Place, message: str) -> None:
     """Show the message unless another rank has shown one; returns when one has been shown."""
     first = True
     with suppress(RuntimeError):  # the process that holds the store has ended

@@ -18,8 +18,13 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.signals import Interrupted, handled_by
 from s4m_pipeline.data.seeding import STEP_STREAM, seed_all
 from s4m_pipeline.experiment.checkpoints import latest_checkpoint
-from s4m_pipeline.train.arriving import Arriving
+from s4m_pipeline.train.async_scalar import AsyncScalar
 from s4m_pipeline.train.distributed import on_first_rank
+
+_PATIENCE = 3
+"""Consecutive skipped iterations that are tolerated while weights and statistics are finite."""
+_ATTEMPTS = 3
+"""How often a checkpoint is restored before the training stops."""
 
 
 class SeedEachStep(Hook):
@@ -41,15 +46,15 @@ class SeedEachStep(Hook):
 class StopOnSignal(Hook):
     """On SIGTERM or SIGINT: finish the iteration, save, and raise `Interrupted`.
 
-    In distributed training all ranks stop after the same iteration, the next one: what they tell each other
-    after an iteration is read after the next, so that it need not be waited for.
+    In distributed training all ranks stop after the same iteration, the next one: signals are exchanged after
+    each iteration and read after the next, so that no rank waits for them.
     """
 
     priority = "LOWEST"
 
     def __init__(self) -> None:
         self.received = 0
-        self.told = Arriving(torch.tensor(0))
+        self.shared_signal = AsyncScalar(torch.tensor(0))
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -65,32 +70,32 @@ class StopOnSignal(Hook):
     ) -> None:
         number = self.received
         if is_distributed():
-            number, self.told = int(float(self.told)), self._tell()
+            number, self.shared_signal = int(float(self.shared_signal)), self._signal_of_any_rank()
         self._stop(runner, runner.iter + 1, number)
 
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        if number := int(float(self._tell())):
+        if number := int(float(self._signal_of_any_rank())):
             # Ends the validation early, so that EMAHook swaps the trained weights back before they are saved.
             runner.call_hook("after_val_epoch", metrics={})
             self._stop(runner, runner.iter, number)
 
     def leave(self) -> NoReturn:
         """Raise `Interrupted` for the signal received; called by all ranks once everything is saved."""
-        raise Interrupted(int(float(self._tell())))
+        raise Interrupted(int(float(self._signal_of_any_rank())))
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         if number == SIGINT:
             signal.signal(SIGINT, self.usual[SIGINT])
 
-    def _tell(self) -> Arriving:
+    def _signal_of_any_rank(self) -> AsyncScalar:
         """The signal that any rank has received, or 0; called by all ranks."""
         device = get_comm_device() if is_distributed() else "cpu"
         received = torch.full((), self.received, device=device)
         all_reduce(received, "max")
-        return Arriving(received)
+        return AsyncScalar(received)
 
     def _stop(self, runner: Any, step: int, number: int) -> None:
         if number:
@@ -108,16 +113,16 @@ def save_now(runner: Any, step: int) -> None:
         return
     if not _is_finite(runner.model):
         (recovery,) = (hook for hook in runner.hooks if isinstance(hook, RecoverFromNaN))
-        recovery.go_back(runner)
+        recovery.restore(runner)
     _saver(runner)._save_checkpoint_with_step(runner, step, meta={"epoch": 0, "iter": step})
 
 
 class _Iteration(NamedTuple):
-    """One that `RecoverFromNaN` has not judged yet."""
+    """One that `RecoverFromNaN` has not checked yet."""
 
     step: int
     image_ids: list[int]
-    grad_norm: Arriving
+    grad_norm: AsyncScalar
 
 
 class RecoverFromNaN(Hook):
@@ -127,32 +132,27 @@ class RecoverFromNaN(Hook):
     weights are also checked before they are validated or saved, as they would replace the checkpoint that
     can be restored.
 
-    Args:
-        patience: consecutive skipped iterations that are tolerated while weights and statistics are finite.
-        attempts: how often a checkpoint may be restored before training stops.
     """
 
     priority = "ABOVE_NORMAL"
 
-    def __init__(self, patience: int = 3, attempts: int = 3) -> None:
-        self.patience = patience
-        self.attempts = attempts
+    def __init__(self) -> None:
         self.in_a_row = 0
         self.returns = 0
         self.image_ids: list[int] = []
-        self.unjudged: deque[_Iteration] = deque()
+        self.unchecked: deque[_Iteration] = deque()
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         images = [sample.img_id for sample in data_batch["data_samples"]]
-        self.unjudged.append(_Iteration(runner.iter + 1, images, runner.optim_wrapper.grad_norm))
+        self.unchecked.append(_Iteration(runner.iter + 1, images, runner.optim_wrapper.grad_norm))
         used_now = self._weights_are_used_now(runner)
-        # Each is judged after the next one, when its norm has long arrived.
-        while len(self.unjudged) > (0 if used_now else 1):
-            self._judge(runner, self.unjudged.popleft(), used_now)
+        # Each is checked after the next one, when its norm has been copied.
+        while len(self.unchecked) > (0 if used_now else 1):
+            self._check(runner, self.unchecked.popleft(), used_now)
 
-    def _judge(self, runner: Any, iteration: "_Iteration", used_now: bool) -> None:
+    def _check(self, runner: Any, iteration: "_Iteration", used_now: bool) -> None:
         self.image_ids = iteration.image_ids
         failed = not math.isfinite(float(iteration.grad_norm)) and not runner.optim_wrapper.searching_scale
         self.in_a_row = self.in_a_row + 1 if failed else 0
@@ -161,21 +161,21 @@ class RecoverFromNaN(Hook):
             runner.logger.warning(
                 f"iteration {iteration.step} skipped: gradients not finite; image ids {images}"
             )
-        if self.in_a_row == self.patience or ((failed or used_now) and not _is_finite(runner.model)):
-            self.go_back(runner)
+        if self.in_a_row == _PATIENCE or ((failed or used_now) and not _is_finite(runner.model)):
+            self.restore(runner)
 
-    def go_back(self, runner: Any) -> None:
+    def restore(self, runner: Any) -> None:
         """Restore weights, EMA weights and optimizer state from the last checkpoint.
 
         Raises:
             UserError: naming the images of the last batch, without a checkpoint or at the last attempt.
         """
         self.in_a_row = 0
-        self.unjudged.clear()
+        self.unchecked.clear()
         self.returns += 1
         images = self._images_of_all_ranks()
         checkpoint = on_first_rank(lambda: latest_checkpoint(Path(runner.work_dir)))
-        if checkpoint is None or self.returns >= self.attempts:
+        if checkpoint is None or self.returns >= _ATTEMPTS:
             raise UserError(
                 f"Loss, gradients or weights are not finite (NaN or Inf) at iteration {runner.iter + 1}; "
                 f"skipping iterations and restoring a checkpoint did not help (attempt {self.returns}).\n"

@@ -60,7 +60,7 @@ def _first_host(node_list: str) -> str:
         ) from error
 
 
-def share_of_batch(name: str, batch_size: int, processes: int, accumulate: int) -> int:
+def batch_per_rank(name: str, batch_size: int, processes: int, accumulate: int) -> int:
     """Images of each process, of `batch_size` in all.
 
     Args:
@@ -80,17 +80,17 @@ def share_of_batch(name: str, batch_size: int, processes: int, accumulate: int) 
     return batch_size // processes
 
 
-def launch_ranks(devices: int, share_batches: Callable[[int], object]) -> None:
+def launch_ranks(devices: int, divide_batches: Callable[[int], object]) -> None:
     """Run this command in `devices` processes and exit as they do; return in each of them, or for one device.
 
     Args:
-        share_batches: divides the training's batches among a number of processes, or refuses to.
+        divide_batches: divides the training's batches among a number of processes, or refuses to.
 
     Raises:
-        UserError: as `share_batches`, or if there are GPUs, but fewer than `devices`.
+        UserError: as `divide_batches`, or if there are GPUs, but fewer than `devices`.
         SystemExit: with the exit code of all.
     """
     place = find_place()
-    share_batches(place.world_size if place else devices)
+    divide_batches(place.world_size if place else devices)
     if place is None and devices > 1:
         raise SystemExit(run_ranks(devices, sys.argv[1:]))

@@ -114,7 +114,8 @@ class MetricsHook(Hook):
             self.warned = True
             console.progress.print(
                 f"iteration {step}  no unlabeled image of the last {self.steps} iterations had a "
-                "pseudo-label: they teach nothing. See `s4m cache info` and refine.min_score.",
+                "pseudo-label, so the student learns nothing from them. See `s4m cache info` and "
+                "refine.min_score.",
                 soft_wrap=True,
             )
         sam = f" (SAM {losses['sam_seconds']:.2f} s)" if "sam_seconds" in losses else ""

@@ -8,7 +8,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
-from s4m_pipeline.train.arriving import Arriving
+from s4m_pipeline.train.async_scalar import AsyncScalar
 
 
 class MergedGroups(DefaultOptimWrapperConstructor):
@@ -54,7 +54,7 @@ class _WatchedGradients(OptimWrapper):
     mmengine would wait for each norm, keep all until the end of the run, and store them in each checkpoint.
     """
 
-    grad_norm = Arriving(torch.tensor(0.0))
+    grad_norm = AsyncScalar(torch.tensor(0.0))
     """Norm of all gradients before clipping; not finite if the update was skipped."""
 
     searching_scale = False
@@ -62,7 +62,7 @@ class _WatchedGradients(OptimWrapper):
 
     def _clip_grad(self) -> None:
         parameters = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        self.grad_norm = Arriving(nn.utils.clip_grad_norm_(parameters, **self.clip_grad_kwargs))
+        self.grad_norm = AsyncScalar(nn.utils.clip_grad_norm_(parameters, **self.clip_grad_kwargs))
 
 
 class FiniteOptimWrapper(_WatchedGradients):

@@ -18,7 +18,7 @@ from s4m_pipeline.train.distributed import on_first_rank
 class KeepBest(Hook):
     """Saves the weights of each validation with a higher AP than all before, the EMA model's if there is one.
 
-    The file names its validation, so that the two belong together wherever a kill comes between them.
+    The file names its validation, so that the two are consistent whenever the process is killed.
 
     Args:
         folder: of the training.

@@ -180,7 +180,7 @@ def import_(
         ),
     ] = None,
 ) -> None:
-    """Lay COCO annotations over the current generation and publish the result as a new one.
+    """Replace labels of the current generation by COCO annotations, and publish the result as a new one.
 
     Images are matched by file name; those that JSON does not list keep their labels.
     """

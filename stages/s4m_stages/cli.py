@@ -1,4 +1,4 @@
-"""The `s4m` command: a table of commands, loaded when one is chosen, and what becomes of their failures.
+"""The `s4m` command: a table of commands, loaded when one is chosen, and how failures are reported.
 
 To add a command, add a line to `COMMANDS`. The function (or Typer app) named there lives in a module of
 `stages` that imports heavy packages inside function bodies only, so that `s4m COMMAND --help` stays quick.
@@ -56,7 +56,7 @@ COMMANDS = {
     "predict": Command(
         "s4m_stages.predict:predict", "Find the objects of any images: pictures and COCO results."
     ),
-    "export": Command("s4m_stages.export:app", "Hand weights and pseudo-labels to other programs."),
+    "export": Command("s4m_stages.export:app", "Export weights and pseudo-labels for other programs."),
     "report": Command("s4m_stages.report:app", "Write a page about an experiment, or draw a picture."),
     "suggest": Command("s4m_stages.suggest:suggest", "Choose the unlabeled images to label next."),
     "ablation": Command("s4m_stages.ablation:ablation", "Fill a table of the paper's ablations, with seeds."),

@@ -155,6 +155,23 @@ def merge(
     console.result.print(f"Next: s4m run CONFIG {shlex.join(words)} --overwrite")
 
 
+@app.command()
+def depth(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for their depth maps.")],
+    model: Annotated[
+        str, typer.Option(help="Name on Hugging Face's hub, or a folder.")
+    ] = "depth-anything/Depth-Anything-V2-Small-hf",
+) -> None:
+    """Estimate a depth map for each image of a folder, as `data.depth` expects them. Finished ones stay.
+
+    For the images in ROOT/train, OUT is ROOT/depth/train.
+    """
+    from s4m_pipeline.data.depth_model import write_depth
+
+    console.result.print(f"{out}: {write_depth(images, out, model)} depth maps")
+
+
 def _print_findings(json_path: Path, findings: "Findings") -> None:
     from rich.table import Table
     from rich.text import Text

@@ -48,7 +48,10 @@ def crowds(
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Write the ablations' data set: drawn crowds whose classes are easy to tell and whose masks are hard."""
+    """Write the ablations' data set: drawn crowds whose classes are easy to tell and whose masks are hard.
+
+    Their depth maps, in the folder depth, are the order in which the scenes were painted.
+    """
     from s4m_pipeline.data.scenes.crowds import CROWD_SUBSETS, write_crowds
 
     _write_drawn(folder, CROWD_SUBSETS, force, lambda: write_crowds(folder, seed))

@@ -102,6 +102,7 @@ def mmdet(
     from s4m_pipeline.apps.export.mmdet_config import mmdet_config
     from s4m_pipeline.models.load import named_classes
 
+    _refuse_depth(config)
     classes = named_classes(chosen.weights)
     settings = mmdet_config(config, classes)
     buffer = io.BytesIO()
@@ -149,6 +150,7 @@ def onnx(
 
     require_packages()
     chosen, network, config = _load(config_path, checkpoint, kind, overrides, trust_checkpoint)
+    _refuse_depth(config)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_onnx(network, config, named_classes(chosen.weights), out, size)
@@ -166,6 +168,19 @@ def _split_paths(config_path: Path, paths: list[Path]) -> tuple[Path, Path]:
     if len(paths) > 2:
         raise typer.BadParameter(f"expected a checkpoint and one output path, not {len(paths)} paths")
     return (paths[0] if len(paths) == 2 else best_of(config_path)), paths[-1]
+
+
+def _refuse_depth(config: dict[str, Any]) -> None:
+    """Refuse a network that takes depth maps in.
+
+    Raises:
+        UserError: if it does.
+    """
+    if config["data"].get("depth") is not None:
+        raise UserError(
+            "The network takes depth maps in (data.depth), which only this project loads.\n"
+            "Export a network without them, or its weights alone with `s4m export weights`."
+        )
 
 
 def _load(

@@ -29,7 +29,7 @@ def pretrain_teacher(
     from s4m_pipeline.train.training import Components, TrainingSpec, run_training
 
     options, config = load_experiment(config_path, overrides or [])
-    launch_ranks(devices, lambda ranks: _share_of_batch(options, ranks))
+    launch_ranks(devices, lambda ranks: _batch_per_rank(options, ranks))
     with joined(options.teacher.rank_timeout_s):
         train, val, sam = _load_inputs(options)
         spec = TrainingSpec(
@@ -89,14 +89,14 @@ def _dataloader(options: Options, config: dict[str, Any], train: "CocoData") -> 
     teacher = options.teacher
     return train_dataloader(
         coco_dataset(train.json_path, train.images_root, config["train_pipeline"]),
-        batch_size=_share_of_batch(options, get_world_size()),
+        batch_size=_batch_per_rank(options, get_world_size()),
         workers=teacher.workers,
         seed=teacher.seed,
     )
 
 
-def _share_of_batch(options: Options, ranks: int) -> int:
-    from s4m_pipeline.train.launch import share_of_batch
+def _batch_per_rank(options: Options, ranks: int) -> int:
+    from s4m_pipeline.train.launch import batch_per_rank
 
     teacher = options.teacher
-    return share_of_batch("teacher.batch_size", teacher.batch_size, ranks, teacher.accumulate)
+    return batch_per_rank("teacher.batch_size", teacher.batch_size, ranks, teacher.accumulate)

@@ -149,7 +149,7 @@ def _hooks(
     if not isinstance(labels, Labels):
         return []
     if not log.entries:
-        _say_whose_labels(labels)
+        _note_other_teacher(labels)
         publication = labels.generation.published()
         assert publication is not None  # it is current
         log.record(
@@ -168,7 +168,7 @@ def _hooks(
     ]
 
 
-def _say_whose_labels(labels: "Labels") -> None:
+def _note_other_teacher(labels: "Labels") -> None:
     """Say so if the labels to start with were made by weights other than the experiment's teacher."""
     from mmengine.dist import is_main_process
 

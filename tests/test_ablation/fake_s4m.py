@@ -68,13 +68,17 @@ def reads_cache(settings: list[str]) -> bool:
 
 
 def do_evaluate(folder: Path, settings: list[str]) -> None:
-    """AP: 20 + seed; the student's is 10 more, 2 less without refinement, and 8 more with the truth."""
+    """AP: 20 + seed; the student's is 10 more, 2 less without refinement, and 8 more with the truth.
+
+    Of merged objects only the teacher's are known.
+    """
     (seed,) = (int(text.partition("=")[2]) for text in settings if text.startswith("teacher.seed="))
     student = 30.0 - 2 * ("refine.prompt=None" in settings) + 8 * ("student.source=truth" in settings)
     for stage, value in (("teacher", 20.0), ("student", student)):
         weights = folder / stage / "weights.safetensors"
         if weights.exists():
-            write_evaluation(weights, "test", {"AP": value + seed})
+            merged = {"merged_rate": 4.0 + seed} if stage == "teacher" else {}
+            write_evaluation(weights, "test", {"AP": value + seed, **merged})
             matches_of(int(value) + seed).save(matches_file(folder / stage, "test"))
 
 

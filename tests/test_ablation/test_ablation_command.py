@@ -163,7 +163,7 @@ def test_ablation__only_teachers_compared__trains_no_student(ablation):
     code, _ = ablation.run("--table", "sd-target", "--rows", "none", "--seeds", "1")
     assert code == 0
     assert {line.split()[1] for line in ablation.events()} == {"teacher", "evaluate"}
-    assert "| none | 20.0 | - | 19.0 |" in (ablation.root / "sd-target.md").read_text()
+    assert "| none | 20.0 | - | 4.0 | 19.0 |" in (ablation.root / "sd-target.md").read_text()
 
 
 @pytest.mark.parametrize("stage", ["teacher", "refine", "student"])

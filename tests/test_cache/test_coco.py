@@ -199,7 +199,7 @@ def test_read_coco__faulty_file_is_refused(tmp_path, change, message):
         read_coco(path)
 
 
-def test_import__polygon_of_two_points_beside_a_good_one__is_dropped_and_told(tmp_path):
+def test_import__polygon_of_two_points_beside_a_good_one__is_dropped_and_reported(tmp_path):
     triangle = GOOD["annotations"][0]
     short = triangle | {"id": 2, "segmentation": [[1, 1, 2, 2], *triangle["segmentation"]]}
     path = tmp_path / "in.json"

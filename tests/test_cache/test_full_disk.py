@@ -29,7 +29,7 @@ def big_labels(image_id):
 
 
 def write_until_full(root):
-    """Begin generation 2 beside a published one and write until the disk refuses."""
+    """Begin generation 2 beside a published one and write until the disk is full."""
     generation = begin(root, make_spec(range(40)), number=2)
     with ShardWriter(generation, ShardSpec(1, 1), max_images=1) as writer:
         for image_id in range(40):
@@ -103,7 +103,7 @@ def test_commit__mount_or_quota_fault_is_refused_likewise(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("name", ["generation.json", "CURRENT.json", "MANIFEST.json"])
-def test_read__mount_fault_is_no_damage_and_says_what_to_mend(tmp_path, monkeypatch, name):
+def test_read__mount_fault_is_no_damage_and_says_what_to_fix(tmp_path, monkeypatch, name):
     make_published(tmp_path)
     read_bytes = Path.read_bytes
 

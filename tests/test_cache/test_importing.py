@@ -89,9 +89,9 @@ def test_import__after_a_kill__is_completed_over_the_same_generation(root, docum
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("p3.png", "street/p3.png was perhaps meant"),
-        ("photos/street/p3.png", "street/p3.png was perhaps meant"),
-        ("street\\\\p3.png", "street/p3.png was perhaps meant"),
+        ("p3.png", "did you mean street/p3.png"),
+        ("photos/street/p3.png", "did you mean street/p3.png"),
+        ("street\\\\p3.png", "did you mean street/p3.png"),
         ("q.png", "Expected names such as street/p0.png"),
     ],
 )

@@ -341,7 +341,7 @@ def test_load_coco__no_annotations_are_refused_only_when_labeled(data_set):
     assert len(load_coco(data_set.json_path, data_set.images, labeled=False).images) == 4
 
 
-def test_parse_coco__unused_class_empty_image_id_zero_and_order_are_told(data_set):
+def test_parse_coco__unused_class_empty_image_id_zero_and_order_are_reported(data_set):
     data_set.document["categories"].insert(0, {"id": 40, "name": "owl"})
     data_set.document["annotations"] = data_set.document["annotations"][:6]
     data_set.document["annotations"][0]["id"] = 0

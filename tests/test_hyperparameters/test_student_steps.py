@@ -7,7 +7,7 @@ from torch import nn
 
 from s4m_pipeline.data.loaders import coco_dataset
 from s4m_pipeline.student.build import two_branch_dataloader
-from s4m_pipeline.train.launch import share_of_batch
+from s4m_pipeline.train.launch import batch_per_rank
 from s4m_pipeline.train.runner import ema_hooks
 from tests.test_hyperparameters.experiments import Built
 
@@ -19,7 +19,7 @@ def test_student__every_batch_holds_the_papers_shares(ranks: int, built: Built, 
     student = built.options.student
     assert student is not None
     shares = tuple(
-        share_of_batch("", size, ranks, 1) for size in (student.batch_size, student.unlabeled_batch_size)
+        batch_per_rank("", size, ranks, 1) for size in (student.batch_size, student.unlabeled_batch_size)
     )
     images = coco_dataset(tiny_coco.annotations("train"), tiny_coco.images("train"), [])
     loader = Runner.build_dataloader(

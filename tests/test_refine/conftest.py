@@ -129,7 +129,7 @@ def labels_of(cache: Path, number: int = 1) -> dict[int, dict[str, np.ndarray]]:
 
 
 def assert_same_labels(one: Path, other: Path, number: int = 1) -> None:
-    """Two caches hold the same instances, bit by bit but for the last bits of both scores."""
+    """Two caches hold the same instances, bit by bit except for the last bits of both scores."""
     first, second = labels_of(one, number), labels_of(other, number)
     assert list(first) == list(second)
     for image_id, columns in first.items():

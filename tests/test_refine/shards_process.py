@@ -22,16 +22,7 @@ from s4m_stages.refine import refine
 def _child(arguments: dict, shard: str) -> None:
     paths = {name: Path(arguments[name]) for name in ("config_path", "teacher", "work_dir")}
     try:
-        refine(
-            **paths,
-            shard=shard,
-            generation=None,
-            preview=None,
-            follow=False,
-            ground_truth=None,
-            overrides=arguments["overrides"],
-            trust_checkpoint=False,
-        )
+        refine(**paths, shard=shard, overrides=arguments["overrides"])
     except BaseException as error:
         print(f"{shard}: {error!r}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -116,7 +116,7 @@ def test_follow__two_processes_one_stopped_and_started_again__label_with_each_ne
     assert [path.name for path in (root / TEACHERS).glob("*.safetensors")] == ["gen-0003.safetensors"]
 
 
-def test_follow__checkpoint_deleted_while_its_labels_are_made__goes_on_with_the_copy(
+def test_follow__checkpoint_deleted_while_its_labels_are_made__continues_with_the_copy(
     experiment, inputs, work_dir, training
 ):
     save_checkpoint(experiment, work_dir, 4)

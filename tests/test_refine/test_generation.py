@@ -89,7 +89,7 @@ def test_generation__a_shard_without_its_validation_images__is_not_published(loa
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
-def test_generation__stopped_after_some_batches__goes_on_to_the_same_end(load, tmp_path, batches):
+def test_generation__stopped_after_some_batches__resumes_to_the_same_end(load, tmp_path, batches):
     inputs = load(*NO_SAM, "refine.batch_size=2")
     generation = begin_generation(inputs, tmp_path / "stopped", 1, 1)
     answers = iter([False] * batches)

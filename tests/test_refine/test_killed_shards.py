@@ -39,7 +39,9 @@ def serve(requests: list[dict]) -> tuple[list[list[int]], str]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")], done.stderr
 
 
-def test_refine__four_shards_two_killed_and_restarted__give_the_labels_of_one_quiet_run(experiment, tmp_path):
+def test_refine__four_shards_two_killed_and_restarted__give_the_labels_of_one_uninterrupted_run(
+    experiment, tmp_path
+):
     def arguments(name):
         return {
             "config_path": str(experiment / "refine_me.py"),
@@ -63,7 +65,9 @@ def test_refine__four_shards_two_killed_and_restarted__give_the_labels_of_one_qu
     assert_same_labels(tmp_path / "killed/cache", tmp_path / "quiet/cache")
 
 
-def test_refine__killed_before_any_of_its_notes__ends_as_a_quiet_run(experiment, student_config, tmp_path):
+def test_refine__killed_before_any_of_its_notes__ends_as_an_uninterrupted_run(
+    experiment, student_config, tmp_path
+):
     data = tmp_path / "data"
     shutil.copytree(experiment / "data", data)
     (data / "train/train_00003.png").write_bytes(b"no image")

@@ -63,7 +63,7 @@ def test_refine__images_in_a_store__have_the_labels_of_local_ones_until_one_is_r
         refine("remote", remote, quick)
 
 
-def test_refine__object_is_missing_or_the_store_is_gone__is_said_and_gives_no_labels(
+def test_refine__object_is_missing_or_the_store_is_gone__is_reported_and_gives_no_labels(
     experiment, refine, server, store, tmp_path, monkeypatch
 ):
     remote = upload(store, experiment / "data", "incomplete")

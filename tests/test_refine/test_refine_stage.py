@@ -73,7 +73,7 @@ def test_refine__other_threshold__is_refused_with_both_values(refine):
 
 
 @pytest.mark.parametrize("shares", [(None,), ("1/2", "2/2"), ("5/5", "4/5", "3/5", "2/5", "1/5")], ids=len)
-def test_refine__begun_in_other_shards__goes_on_with_those(refine, tmp_path, monkeypatch, shares):
+def test_refine__begun_in_other_shards__resumes_with_those(refine, tmp_path, monkeypatch, shares):
     """A job of three GPUs that was killed is repeated on one, on two, on five."""
     label, calls = Labeler.label, iter([False, True])
 
@@ -122,7 +122,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize(("spoil", "reason"), SPOILT.values(), ids=SPOILT)
-def test_refine__unreadable_images__are_refused_beyond_the_limit_and_labeled_once_mended(
+def test_refine__unreadable_images__are_refused_beyond_the_limit_and_labeled_once_fixed(
     refine, experiment, tmp_path, spoil, reason
 ):
     data = tmp_path / "data"
@@ -251,7 +251,7 @@ def test_refine__preview__draws_a_picture_and_stores_nothing(refine, tmp_path):
     assert not (tmp_path / "run/cache").exists()
 
 
-def test_refine__terminated__stores_the_batch_at_hand_and_goes_on_later(refine, tmp_path, monkeypatch):
+def test_refine__terminated__stores_the_current_batch_and_resumes_later(refine, tmp_path, monkeypatch):
     label = Labeler.label
 
     def label_and_be_terminated(labeler, photos):
@@ -269,7 +269,7 @@ def test_refine__terminated__stores_the_batch_at_hand_and_goes_on_later(refine, 
     assert_same_labels(tmp_path / "run/cache", tmp_path / "quiet/cache")
 
 
-def test_refine__signal_to_all_its_processes__stores_the_batch_at_hand_and_goes_on_later(
+def test_refine__signal_to_all_its_processes__stores_the_current_batch_and_resumes_later(
     refine, experiment, tmp_path
 ):
     code = f"""
@@ -352,7 +352,7 @@ def test_refine__config_that_cannot_work__begins_no_generation(refine, tmp_path,
     refine("run", "refine.prompt=none")
 
 
-def test_refine__images_with_a_label_for_every_query__are_counted_and_said(
+def test_refine__images_with_a_label_for_every_query__are_counted_and_reported(
     refine, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(Labeler, "max_instances", 2)  # the untrained teacher is not sure of all its queries

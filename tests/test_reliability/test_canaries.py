@@ -6,7 +6,6 @@ Of checkpoints, SAM's files and images, the tests of their readers say so (docs/
 import io
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,24 +16,14 @@ from s4m_cache.errors import DamagedError
 from s4m_cache.generation import IMAGE_IDS, SPEC, Generation
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.evaluation.matches import Matches
-from tests.conftest import REPOSITORY
-
-
-class Canary:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
+from tests.conftest import REPOSITORY, CreatesFile
 
 
 def test_cache__code_in_its_image_ids__is_refused_and_not_run(tmp_path: Path) -> None:
     """With a matching checksum, which whoever writes the code can write, too."""
     generation = make_published(tmp_path / "cache", range(3))
     ids = io.BytesIO()
-    np.save(ids, np.array([Canary(tmp_path / "ran")] * 3), allow_pickle=True)
+    np.save(ids, np.array([CreatesFile(tmp_path / "ran")] * 3), allow_pickle=True)
     (generation.path / IMAGE_IDS).write_bytes(ids.getvalue())
     spec = sealed.read(generation.path / SPEC)
     sealed.write(generation.path / SPEC, {**spec, "image_ids_crc32": zlib.crc32(ids.getvalue())})
@@ -44,7 +33,7 @@ def test_cache__code_in_its_image_ids__is_refused_and_not_run(tmp_path: Path) ->
 
 
 def test_matches__code_in_their_arrays__is_not_run(tmp_path: Path) -> None:
-    np.savez(tmp_path / "matches.npz", image_ids=np.array([Canary(tmp_path / "ran")]))
+    np.savez(tmp_path / "matches.npz", image_ids=np.array([CreatesFile(tmp_path / "ran")]))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         Matches.load(tmp_path / "matches.npz")
     assert not (tmp_path / "ran").exists()

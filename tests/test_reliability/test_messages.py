@@ -187,7 +187,7 @@ def places(
 
 
 @pytest.mark.parametrize("message", CATALOG.values(), ids=CATALOG)
-def test_s4m__mistake_of_a_user__is_said_with_what_where_and_the_next_step(
+def test_s4m__mistake_of_a_user__is_reported_with_what_where_and_the_next_step(
     message: Message,
     places: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,

@@ -174,7 +174,7 @@ def test_report__help__shows_both_uses() -> None:
     assert "--point" in CliRunner().invoke(app, ["similarity", "--help"], env={"COLUMNS": "200"}).output
 
 
-def test_report__misspelt_command__is_told_that_it_is_neither(tmp_path) -> None:
+def test_report__misspelt_command__is_reported_as_neither(tmp_path) -> None:
     done = CliRunner().invoke(app, ["similarty", "config.py"])
     assert done.exit_code == 2  # two words: the page takes one
     done = CliRunner().invoke(app, [str(tmp_path / "absent")])

@@ -55,7 +55,7 @@ def test_answers__name_misses_confusions_and_weak_classes(contents) -> None:
     lines = "\n".join(contents["answers"]["failures"])
     assert f"Of {2 * NUM_IMAGES} objects the student misses 0 %" in lines
     assert f"Most often confused: {CLASSES[1]} taken for {CLASSES[0]} (1)." in lines
-    assert "0 % are of nothing, 0 % are second ones of an object, 5 % have the wrong class" in lines
+    assert "0 % are false positives, 0 % are duplicates, 5 % have the wrong class" in lines
 
 
 def test_answers__next__are_the_commands_that_are_missing(contents, data_source, tmp_path) -> None:

@@ -15,6 +15,7 @@ from s4m_pipeline.config.groups import SamOptions
 from s4m_pipeline.config.sam_files import NANO_DIR, OFFICIAL, official_config
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.sam import BatchedSam, Prompts, build_sam, load_configured_sam, load_sam
+from tests.conftest import CreatesFile
 
 SMALL_YAML = (NANO_DIR / "nano.yaml").read_text()
 OFFICIAL_YAML = official_config("facebook/sam2.1-hiera-tiny")
@@ -118,19 +119,9 @@ def test_load_sam__missing_file_is_a_user_error(saved: Path) -> None:
         load_sam(str(saved / "gone.pt"), config=saved / "own.yaml")
 
 
-class Bomb:
-    """Pickles to a call that would create a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.path,)
-
-
 def test_load_sam__pickle_with_code_is_refused_and_not_run(saved: Path, tmp_path: Path) -> None:
-    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"model": Bomb(tmp_path / "ran")}))
-    torch.save({"model": Bomb(tmp_path / "ran")}, tmp_path / "evil2.pt")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"model": CreatesFile(tmp_path / "ran")}))
+    torch.save({"model": CreatesFile(tmp_path / "ran")}, tmp_path / "evil2.pt")
     for name in ("evil.pt", "evil2.pt"):
         with pytest.raises(UserError, match="contains code, which is never run"):
             load_sam(str(tmp_path / name), config=saved / "own.yaml")

@@ -53,16 +53,7 @@ student = dict(
     )
     (root / "work/teacher").mkdir(parents=True)
     write_untrained_teacher(config, root / "work/teacher/weights.safetensors", seed=0)
-    refine(
-        config,
-        shard=None,
-        generation=None,
-        teacher=None,
-        preview=None,
-        overrides=None,
-        work_dir=root / "work",
-        trust_checkpoint=False,
-    )
+    refine(config, work_dir=root / "work")
     return root
 
 

@@ -25,7 +25,7 @@ from mmengine.registry import HOOKS  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 from s4m_pipeline.models.matching import MEAN_MATCHED  # noqa: E402
-from s4m_pipeline.train.accumulate import share_counts, split_batch  # noqa: E402
+from s4m_pipeline.train.accumulate import set_mean_counts, split_batch  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SGD = "optim_wrapper.optimizer={'type': 'SGD', 'lr': 0.02, 'weight_decay': 0.01}"
@@ -49,13 +49,13 @@ def test_split_batch__each_part__has_every_nth_image_of_both_branches() -> None:
     assert [part["inputs"] for part in parts] == [[0, 2, 4], [1, 3, 5]]
 
 
-def test_share_counts__objects__are_counted_as_the_loss_does_and_averaged_over_parts() -> None:
+def test_set_mean_counts__objects__are_counted_as_the_loss_does_and_averaged_over_parts() -> None:
     """At most as many as queries, at least one for a labeled image, and for a part without pseudo-labels."""
     parts = [
         [sample("labeled", 0), sample("labeled", 9), sample("unlabeled", 0), sample("unlabeled", 0)],
         [sample("labeled", 2), sample("labeled", 1), sample("unlabeled", 0), sample("unlabeled", 4)],
     ]
-    share_counts(parts, num_queries=5)
+    set_mean_counts(parts, num_queries=5)
     noted = [[it.metainfo[MEAN_MATCHED] for it in part] for part in parts]
     assert noted == [[(6 + 3) / 2, (6 + 3) / 2, (1 + 4) / 2, (1 + 4) / 2]] * 2
 

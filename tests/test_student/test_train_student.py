@@ -122,7 +122,7 @@ def test_train_student__killed_and_repeated_ends_in_the_same_place(
     assert_same_end(uninterrupted, work)
 
 
-def test_train_student__terminated_in_a_refresh_saves_and_goes_on_with_it(
+def test_train_student__terminated_in_a_refresh_saves_and_resumes_it(
     uninterrupted: Path, train_student: TrainStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = refresh.label_shards
@@ -143,16 +143,8 @@ def refine_otherwise(experiment: Path, work: Path, shard: str | None) -> None:
     """`s4m refine --generation 2`, with a setting of its own."""
     from s4m_stages.refine import refine
 
-    refine(
-        experiment / "study.py",
-        shard=shard,
-        generation=2,
-        teacher=None,
-        preview=None,
-        overrides=["refine.min_score=0.3"],
-        work_dir=work,
-        trust_checkpoint=False,
-    )
+    settings = ["refine.min_score=0.3"]
+    refine(experiment / "study.py", shard=shard, generation=2, overrides=settings, work_dir=work)
 
 
 def test_train_student__next_generation_begun_by_somebody_else__makes_the_one_after_it(
@@ -258,23 +250,14 @@ def test_train_student__without_pseudo_labels_learns_from_the_labeled_branch_onl
     from s4m_stages.refine import refine
 
     almost_none = f"refine.min_score={float(np.sort(scores)[-2])}"
-    refine(
-        student_experiment / "study.py",
-        shard=None,
-        generation=None,
-        teacher=None,
-        preview=None,
-        overrides=[almost_none],
-        work_dir=work,
-        trust_checkpoint=False,
-    )
+    refine(student_experiment / "study.py", overrides=[almost_none], work_dir=work)
     train_student("run", *WITHOUT_REFRESH, almost_none, "student.log_every=1", "student.arp.fraction=0.0")
     records = [json.loads(line) for line in (work / "student/metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
     empty = [record for record in steps if record["pseudo_instances"] == 0]
     assert 0 < len(empty) < len(steps)
     said = capsys.readouterr().err
-    assert said.count("had a pseudo-label: they teach nothing") == 1  # once is enough
+    assert said.count("so the student learns nothing from them") == 1  # once is enough
     assert f"iteration {empty[0]['step']}  no unlabeled image of the last" in said
     for record in steps:
         unsupervised = sum(value for name, value in record.items() if name.startswith("unsup_"))
@@ -306,16 +289,7 @@ def test_train_student__missing_shards_are_named_with_the_commands_that_make_the
     shutil.rmtree(work / "cache")
     with pytest.raises(CacheError, match="no pseudo-labels to learn from"):
         train_student("run")
-    refine(
-        student_experiment / "study.py",
-        shard="2/3",
-        generation=None,
-        teacher=None,
-        preview=None,
-        overrides=None,
-        work_dir=work,
-        trust_checkpoint=False,
-    )
+    refine(student_experiment / "study.py", shard="2/3", work_dir=work)
     command = "s4m refine CONFIG --generation 1 --shard"
     with pytest.raises(CacheError, match=rf"(?s)2 of 3 shards are not.*{command} 1/3\n.*{command} 3/3"):
         train_student("run")
@@ -334,7 +308,7 @@ def test_train_student__failed_before_its_first_checkpoint_begins_with_the_label
     assert taken(work) == [(0, 2, "taken")]
 
 
-def test_train_student__labels_of_an_earlier_students_average_are_said_to_be_so(
+def test_train_student__labels_of_an_earlier_students_ema_model_are_reported_as_such(
     uninterrupted: Path, train_student: TrainStudent, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
@@ -387,16 +361,7 @@ class RefineAtStep2(Hook):
         from s4m_stages.refine import refine
 
         if runner.iter == 1:
-            refine(
-                self.config,
-                shard=None,
-                generation=2,
-                teacher=None,
-                preview=None,
-                overrides=None,
-                work_dir=Path(runner.work_dir).parent,
-                trust_checkpoint=False,
-            )
+            refine(self.config, generation=2, work_dir=Path(runner.work_dir).parent)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -406,7 +371,7 @@ def _registered_hooks() -> None:
     HOOKS.register_module(module=RefineAtStep2, force=True)
 
 
-def test_train_student__that_began_with_a_teacher_that_was_trained_anew__is_done_again(
+def test_train_student__whose_teacher_was_trained_again__is_re_run(
     student_experiment: Path, train_student: TrainStudent, capsys: pytest.CaptureFixture
 ) -> None:
     """Without pseudo-labels, the teacher's weights alone are what the student has of it."""
@@ -417,11 +382,11 @@ def test_train_student__that_began_with_a_teacher_that_was_trained_anew__is_done
     settings += WITHOUT_REFRESH
     work = train_student("work", *settings)
 
-    def foretold() -> str:
+    def planned() -> str:
         capsys.readouterr()
         run(config, "student", "student", True, settings, work, overwrite=True)
         return capsys.readouterr().out
 
-    assert "student: finished (" in foretold()
+    assert "student: finished (" in planned()
     write_untrained_teacher(config, work / "teacher/weights.safetensors", seed=1)
-    assert "student: re-run, because content of initial weights changed: sha256:" in foretold()
+    assert "student: re-run, because content of initial weights changed: sha256:" in planned()

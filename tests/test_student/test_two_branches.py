@@ -65,7 +65,7 @@ def test_sampler__branches_of_one_size__are_shuffled_differently() -> None:
     assert [d.place for d in of_branch(draws, "labeled")] != [d.place for d in of_branch(draws, "unlabeled")]
 
 
-def test_sampler__skip__goes_on_where_an_uninterrupted_run_would_be() -> None:
+def test_sampler__skip__continues_where_an_uninterrupted_run_would_be() -> None:
     whole = first(sampler(), 40)
     for skipped in (0, 1, 4, BATCH, 3 * BATCH, 17):
         resumed = sampler()
@@ -149,7 +149,7 @@ def uninterrupted(tiny_coco: TinyCoco, cache: Path) -> list[list[list[Any]]]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_loader__made_anew_at_a_refresh__goes_on_as_if_uninterrupted_with_the_new_labels(
+def test_loader__restarted_at_a_refresh__continues_as_if_uninterrupted_with_the_new_labels(
     tiny_coco: TinyCoco, cache: Path, uninterrupted: Any, workers: int
 ) -> None:
     old, new = uninterrupted

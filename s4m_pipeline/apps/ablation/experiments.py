@@ -44,8 +44,15 @@ class Trial(NamedTuple):
 
     def ap(self, network: Network) -> float | None:
         """Mask AP of a network in percent; None if it is not trained and evaluated yet."""
+        return self._score(network, "AP")
+
+    def merged(self, network: Network) -> float | None:
+        """Confident predictions of a network that cover several objects, in percent; None as for `ap`."""
+        return self._score(network, "merged_rate")
+
+    def _score(self, network: Network, name: str) -> float | None:
         folder = self.folders.get(network)
-        return current_results(folder, self.split).get(network, {}).get("AP") if folder else None
+        return current_results(folder, self.split).get(network, {}).get(name) if folder else None
 
     def matches(self, network: Network) -> Matches | None:
         """Which predictions of a network match an object; None if it is not evaluated yet."""

@@ -42,6 +42,9 @@ def show_table(path: Path, table: Table, trials: Sequence[Trial], bounds: Sequen
         title += f"; headroom {room.text(sign=True)}"
         columns["share of it, % [95 %]"] = [_share(_rows(trials, row), bounds) for row in rows]
         record["headroom"] = [room.estimate, room.low, room.high]
+    merged = [[trial.merged(table.network) for trial in _rows(trials, row)] for row in rows]
+    merged_means = [_mean(np.array(values, np.float64)) for values in merged]
+    columns |= {"merged objects, %": merged_means} if set(merged_means) != {"-"} else {}
     for network in networks:
         paper = [str(getattr(row, network) or "-") for row in rows]
         columns |= {f"paper, {network}": paper} if set(paper) != {"-"} else {}

@@ -187,9 +187,7 @@ def measure_masks(table: Table, setting: Setting, generation: Generation) -> Non
     preloaded = CacheReader(generation, preload_bytes=1 << 30)
     read, _ = in_turn(lambda: for_each(order, lambda i: preloaded.read(i).dense()), lambda: None)
     table.add_row("read, preloaded, and decode all, ms", f"{1e3 * read / len(images):.2f}", "", "")
-    table.add_row(
-        f"images a second, {NUM_WORKERS} workers, by the clock", f"{reads_per_second(reader):,.0f}", "", ""
-    )
+    table.add_row(f"images/s, {NUM_WORKERS} workers, wall clock", f"{reads_per_second(reader):,.0f}", "", "")
 
 
 def measure_opening(table: Table, generation: Generation, json_path: Path) -> None:

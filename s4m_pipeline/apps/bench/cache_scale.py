@@ -2,7 +2,7 @@
 
     s4m bench cache-scale
 
-Parts share the files of one part of images of COCO size (7 instances), but for the image ids. Each reader has
+Parts share the files of one part of images of COCO size (7 instances), except the image ids. Each reader has
 a process of its own. Times are CPU time of that process, with everything in the page cache.
 """
 

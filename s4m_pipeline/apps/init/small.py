@@ -105,7 +105,7 @@ def fit_cpu(
     )
     if affordable < _LEAST_ITERATIONS:
         time += (
-            f". {minutes:g} minutes do not suffice: these are the fewest iterations that are written. Give "
+            f". {minutes:g} minutes are not enough: this is the minimum number of iterations. Give "
             "more --minutes, or fewer unlabeled images"
         )
     elif iterations == most:

@@ -110,15 +110,17 @@ class Predictor:
 
         Raises:
             ImageError: if the file cannot be read.
-            UserError: if the array has a different shape or dtype.
+            UserError: if the array has a different shape or dtype, or the network needs its depth map.
         """
+        path = None
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise UserError(f"expected uint8 RGB (H, W, 3), got {image.dtype} {image.shape}.")
             pixels = image.copy()
         else:
-            pixels, _ = read_rgb(Path(image))
-        (found,) = self._detect([self._files([]).photo(0, pixels)])
+            path = Path(image)
+            pixels, _ = read_rgb(path)
+        (found,) = self._detect([self._files([]).photo(0, pixels, path)])
         return found
 
     def stream(

@@ -25,8 +25,8 @@ def failures(errors: Errors | None, evaluation: Mapping[str, Any]) -> list[str]:
     )
     lines = [
         f"Of {counts['objects']} objects the {stage} misses {missed}{_by_size(counts['missed by size'])}.",
-        f"Of its {counts['predictions']} predictions {nothing} are of nothing, {second} are second ones of "
-        f"an object, {wrong} have the wrong class.",
+        f"Of its {counts['predictions']} predictions {nothing} are false positives, {second} are "
+        f"duplicates, {wrong} have the wrong class.",
     ]
     per_class = evaluation.get(errors.split, {}).get(stage, {}).get("per_class", {})
     known = sorted((ap, name) for name, ap in per_class.items() if ap is not None)

@@ -170,7 +170,7 @@ def _unlabeled_row(batch: FirstBatch, image: int, class_names: Sequence[str]) ->
 def _image_tile(images: LabeledImages, index: int, class_names: Sequence[str]) -> Image.Image:
     """An image of a batch without its padding."""
     height, width = images.sizes_hw[index]
-    valid = (images.pixels_B3HW[index, :, :height, :width] * 255).round().byte()
+    valid = (images.pixels_B3HW[index, :3, :height, :width] * 255).round().byte()
     masks = images.masks[index][:, :height, :width].cpu().numpy()
     return _tile(valid.permute(1, 2, 0).cpu().numpy(), masks, images.labels[index].tolist(), class_names)
 

@@ -41,7 +41,7 @@ def released_networks(folder: Path, trained: Sequence[str]) -> dict[str, str]:
         wanted = f"{folder / TEACHER}.pth" + ("" if trained else f" or {folder / STUDENT}.pth")
         raise UserError(
             f"--released {folder}: no published network there.\nExpected {wanted}: fetch the checkpoints "
-            "that the authors' repository (cvlab-kaist/S4M) names for this percentage, and name them so."
+            "that the authors' repository (cvlab-kaist/S4M) names for this percentage, and rename them."
         )
     return found
 

@@ -51,7 +51,9 @@ def compare_with_paper(run: Reproduction) -> Comparison:
         ["teacher with structural distillation", *by_stage[TEACHER], f"{paper.teacher:.1f}"],
         [run.method or "student", *by_stage[STUDENT], NO_FIGURE if student is None else f"{student:.1f}"],
     ]
-    what = "the chain on a drawn miniature: figures without meaning" if run.smoke else "mask AP in percent"
+    what = (
+        "the chain on a drawn miniature: its figures are meaningless" if run.smoke else "mask AP in percent"
+    )
     return Comparison(
         title=f"{run.benchmark.title}, {run.percent} % labeled: {what}",
         columns=["", *_our_columns(run), f"paper, {run.benchmark.metric}"],

@@ -3,7 +3,7 @@
 An object is a chain or a ring of pieces of light and dark tone: contrast within it is stronger than between
 it and its neighbor of the same class, so that a teacher of few images merges neighbors and cuts objects in
 two. What belongs together follows from the object's make, which has to be seen in many poses, sizes, lights
-and patterns. The color tells the class, but for rare pale ones, which the shape tells.
+and patterns. The color shows the class, except for rare pale ones, whose shape shows it.
 """
 
 import colorsys
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4m_pipeline.data.scenes.looks import draw_ground
-from s4m_pipeline.data.scenes.render import MIN_VISIBLE_SHARE, Scene, SceneObject, fill_polygon
-from s4m_pipeline.data.scenes.shapes import Family, Part, Polygon, ellipse
+from s4m_pipeline.data.scenes.render import MIN_VISIBLE_SHARE, Scene, SceneObject, coverage
+from s4m_pipeline.data.scenes.shapes import Family, Part, ellipse
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 
 CROWD_SUBSETS = (
@@ -45,7 +45,8 @@ def write_crowds(folder: Path, seed: int = 0) -> dict[str, int]:
 def draw_crowds(rng: np.random.Generator, families: dict[str, Family]) -> Scene:
     """A few crowds on 128 x 128 px, behind up to three blades of grass."""
     canvas = draw_ground(rng, SIDE_PX, gray=False)
-    owner = np.zeros((SIDE_PX, SIDE_PX), np.int32)  # 0 is ground, k + 1 the k-th object
+    # 0 is ground, k the k-th that was painted: objects, then blades
+    owner = np.zeros((SIDE_PX, SIDE_PX), np.int32)
     names: list[str] = []
     areas: list[int] = []
     for _ in range(rng.integers(CROWDS[0], CROWDS[1] + 1)):
@@ -54,14 +55,15 @@ def draw_crowds(rng: np.random.Generator, families: dict[str, Family]) -> Scene:
         for center, radius in _places(rng):
             names.append(name)
             areas.append(_paint(rng, canvas, owner, families[name](rng), center, radius, color, len(names)))
-    for _ in range(rng.integers(0, 2)):
-        _paint_blade(rng, canvas, owner)
+    for number in range(1, 1 + rng.integers(0, 2)):
+        _paint_blade(rng, canvas, owner, len(names) + number)
     objects = []
     for number, (name, area) in enumerate(zip(names, areas, strict=True), start=1):
         mask = owner == number
         if mask.sum() >= max(_MIN_AREA_PX, MIN_VISIBLE_SHARE * area):
             objects.append(SceneObject(name, mask, [mask]))
-    return Scene(_photograph(rng, canvas), objects)
+    depth = (owner * (65535 // max(owner.max(), 1))).astype(np.uint16)
+    return Scene(_photograph(rng, canvas), objects, depth)
 
 
 def caterpillar(rng: np.random.Generator) -> list[Part]:
@@ -154,30 +156,25 @@ def _paint(
     tones = np.array(_TONES) * rng.uniform(0.85, 1.15, len(_TONES))
     covered = np.zeros(owner.shape, bool)
     for part in parts:
-        alpha = _coverage((part.outline * stretch) @ turn * radius + center)
+        alpha = coverage((SIDE_PX, SIDE_PX), (part.outline * stretch) @ turn * radius + center)
         canvas += alpha[..., None] * (color * tones[part.role] - canvas)
         covered |= alpha >= 0.5
     owner[covered] = number
     return int(covered.sum())
 
 
-def _paint_blade(rng: np.random.Generator, canvas: NDArray[np.float32], owner: NDArray[np.int32]) -> None:
+def _paint_blade(
+    rng: np.random.Generator, canvas: NDArray[np.float32], owner: NDArray[np.int32], number: int
+) -> None:
     """A thin bent strip in the foreground, in the ground's tone, from one side of the image to another."""
     ends, bow, width = rng.uniform(0, SIDE_PX, (2, 2)), rng.normal(0, 12, 2), rng.uniform(1.0, 2.5)
     ends[:, int(rng.integers(2))] = (-4, SIDE_PX + 4)
     along = np.linspace(0, 1, 16)[:, None]
     line = ends[0] + along * (ends[1] - ends[0]) + 4 * along * (1 - along) * bow
     across = width * np.array([[-1, 1]]) * (ends[1] - ends[0])[::-1] / np.hypot(*(ends[1] - ends[0]))
-    alpha = _coverage(np.concatenate([line + across, (line - across)[::-1]]))
+    alpha = coverage((SIDE_PX, SIDE_PX), np.concatenate([line + across, (line - across)[::-1]]))
     canvas += alpha[..., None] * (rng.uniform(0.15, 0.85) * np.float32(1) - canvas)
-    owner[alpha >= 0.5] = 0
-
-
-def _coverage(outline: Polygon) -> NDArray[np.float32]:
-    """(H, W) in [0, 1]: how much of each pixel a polygon covers."""
-    alpha = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
-    fill_polygon(alpha, outline, 255)
-    return np.asarray(alpha / np.float32(255), np.float32)
+    owner[alpha >= 0.5] = number
 
 
 def _photograph(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.uint8]:

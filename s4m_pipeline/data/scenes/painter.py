@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from s4m_pipeline.data.scenes.layouts import Place
 from s4m_pipeline.data.scenes.looks import Look
-from s4m_pipeline.data.scenes.render import SceneObject, fill_polygon
+from s4m_pipeline.data.scenes.render import SceneObject, coverage
 from s4m_pipeline.data.scenes.shapes import Part, Polygon
 
 MIN_AREA_PX = 12
@@ -44,7 +44,7 @@ def paint_object(
     window = _window(np.concatenate(outlines), canvas.shape[0], margin)
     view, own = canvas[window], owner[window]
     corner = np.array([window[1].start, window[0].start])
-    alphas = [_coverage(view.shape[:2], outline - corner) for outline in outlines]
+    alphas = [coverage(view.shape[:2], outline - corner) for outline in outlines]
     silhouette = np.maximum.reduce(alphas)
     if look.shadow:
         around = cv2.GaussianBlur(silhouette, (0, 0), 2.0)
@@ -72,13 +72,6 @@ def _window(outline: Polygon, size: int, margin: int) -> tuple[slice, slice]:
     low = np.clip(np.floor(outline.min(0)).astype(int) - margin, 0, size - 1)
     high = np.clip(np.ceil(outline.max(0)).astype(int) + margin, low + 1, size)
     return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
-
-
-def _coverage(shape: tuple[int, ...], outline: Polygon) -> NDArray[np.float32]:
-    """Share of each pixel inside the outline, (H, W) float32 in [0, 1]."""
-    alpha = np.zeros(shape, np.uint8)
-    fill_polygon(alpha, outline, 255)
-    return np.asarray(alpha / np.float32(255), np.float32)
 
 
 def _depth(silhouette: NDArray[np.float32]) -> NDArray[np.float32]:

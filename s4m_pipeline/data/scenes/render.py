@@ -49,6 +49,8 @@ class Scene:
 
     image: NDArray[np.uint8]
     objects: list[SceneObject]
+    depth: NDArray[np.uint16] | None = None
+    """(H, W) in which order the scene was painted, the nearest largest; None: not kept."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def draw_scene(rng: np.random.Generator, families: dict[str, Family], style: Sce
         outlines = _to_pixels(rng, families[placement.family](rng), placement)
         silhouette = np.zeros((size, size), np.uint8)
         for outline, _ in outlines:
-            fill_polygon(silhouette, outline, 255)
+            fill_polygon(silhouette, outline)
         _contact_shadow(canvas, silhouette)
         parts = []
         for outline, role in outlines:
@@ -129,11 +131,18 @@ def _to_pixels(
     ]
 
 
-def fill_polygon(target: NDArray[np.uint8], outline: NDArray[np.float64], value: int) -> None:
-    """Draw a polygon (N, 2) of x, y in pixels with smooth edges: pixels inside become `value`."""
+def fill_polygon(target: NDArray[np.uint8], outline: NDArray[np.float64]) -> None:
+    """Draw a polygon (N, 2) of x, y in pixels with smooth edges: pixels inside become 255."""
     # cv2 takes pixel centers as integers; our frame has them at half pixels.
     points = np.round((outline - 0.5) * 2**SUPERSAMPLE_BITS).astype(np.int32)
-    cv2.fillPoly(target, [points], value, lineType=cv2.LINE_AA, shift=SUPERSAMPLE_BITS)
+    cv2.fillPoly(target, [points], 255, lineType=cv2.LINE_AA, shift=SUPERSAMPLE_BITS)
+
+
+def coverage(shape: tuple[int, ...], outline: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Fraction of each pixel inside the outline, (H, W) float32 in [0, 1]."""
+    alpha = np.zeros(shape, np.uint8)
+    fill_polygon(alpha, outline)
+    return np.asarray(alpha / np.float32(255), np.float32)
 
 
 def _color(rng: np.random.Generator, hue: float, role: int) -> NDArray[np.float64]:
@@ -154,7 +163,7 @@ def _paint(
     """Blend one shaded part into the canvas; return the pixels it covers by half or more."""
     size = canvas.shape[0]
     alpha = np.zeros((size, size), np.uint8)
-    fill_polygon(alpha, outline, 255)
+    fill_polygon(alpha, outline)
     y0, y1, x0, x1 = _bounds(outline, size)
     ys, xs = np.mgrid[y0:y1, x0:x1].astype(np.float32)
     cx, cy = placement.center

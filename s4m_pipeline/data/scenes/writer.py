@@ -11,7 +11,7 @@ import numpy as np
 from s4m_cache.atomic import write_bytes, write_text
 from s4m_pipeline.data.scenes.render import Scene, SceneStyle, draw_scene
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES, Family
-from s4m_pipeline.data.writing import mask_annotation, png_bytes
+from s4m_pipeline.data.writing import gray_png_bytes, mask_annotation, png_bytes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def write_scenes(
     class_agnostic: bool = False,
     draw: DrawScene = draw_demo_scene,
 ) -> dict[str, int]:
-    """Write `folder/<subset>/*.png` and `folder/<subset>.json`.
+    """Write `folder/<subset>/*.png` and `folder/<subset>.json`; of scenes with depth also `folder/depth`.
 
     Args:
         families: what the scenes show; a category each, or one category `object` if `class_agnostic`.
@@ -72,6 +72,10 @@ def write_scenes(
             scene = draw(rng, families)
             name = f"{subset.name}_{index:05d}.png"
             write_bytes(images_folder / name, png_bytes(scene.image))
+            if scene.depth is not None:
+                depth_folder = folder / "depth" / subset.name
+                depth_folder.mkdir(parents=True, exist_ok=True)
+                write_bytes(depth_folder / name, gray_png_bytes(scene.depth))
             height, width = scene.image.shape[:2]
             images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
             for item in scene.objects:

@@ -288,7 +288,9 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=600, help="in all; more than before prolongs a run")
+    parser.add_argument(
+        "--minutes", type=float, default=600, help="in total; a larger number than before continues a run"
+    )
     parser.add_argument("--images", type=int, default=8, help="images per step")
     parser.add_argument("--prompts", type=int, default=8, help="prompts per image")
     parser.add_argument("--peak-lr", type=float, default=1e-3)

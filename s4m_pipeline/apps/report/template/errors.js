@@ -17,7 +17,7 @@ function drawErrors() {
       { class: "quiet" },
       `Of ${whole(num_images)} ${SPLITS[split]}, and predictions with a score of at least ${min_score}. ` +
         "A prediction is of an object if their IoU is above 0.5, whatever its class. " +
-        "Background: predictions of nothing, and second ones of an object (duplicates).",
+        "Background: false positives, and duplicates (further predictions of an object).",
     ),
     element("div", { class: "charts" }, charts.map((chart) => lineChart(chart.title, chart))),
     ...Object.entries(stages).map(([stage, counts]) => confusionTable(stage, counts.confusion, classes)),

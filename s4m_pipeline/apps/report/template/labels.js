@@ -147,7 +147,7 @@ function imagesText(state) {
 function instancesPerImage(generation) {
   if (generation.summary)
     return fixed(generation.summary.num_instances / Math.max(1, generation.state.num_stored), 2);
-  const recorded = generation.statistics["instances an image"];
+  const recorded = generation.statistics["instances per image"];
   return isKnown(recorded) ? fixed(recorded, 2) : null;
 }
 

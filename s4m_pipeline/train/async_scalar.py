@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-class Arriving:
+class AsyncScalar:
     """A number that is copied from its device meanwhile; reading it waits only if it has not arrived.
 
     Args:

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from rich.table import Table
 
-from s4m_pipeline.apps.bench import window
+from s4m_cache.reader import CacheReader
+from s4m_pipeline.apps.bench import growth, window
 from s4m_pipeline.apps.bench.timing import show
+from s4m_pipeline.models.registry import register_all
 from s4m_stages.bench import bench
 
 
@@ -33,3 +36,16 @@ def test_bench__json__has_every_table_and_remark_of_each_benchmark(
 def test_bench__unknown_name__is_refused_with_the_known_ones() -> None:
     with pytest.raises(typer.BadParameter, match=r"windows: expected all, or sam, .*limits"):
         bench(["window", "windows"], None)
+
+
+def test_growth__rows__are_of_complete_generations(tmp_path: Path) -> None:
+    growth.write_labels(tmp_path, 9)
+    growth.read_labels(tmp_path, 9)
+    register_all()
+    refine = growth.refine_in(tmp_path)
+    table = Table("", "images", "seconds", "ms per image", "most memory, MB")
+    growth.add_rows(table, "refine", (3, 5), refine, torch.device("cpu"))
+    assert [*table.columns[1].cells] == ["3", "5"]
+    made = [CacheReader.current(path.parent) for path in tmp_path.glob("tmp*/CURRENT.json")]
+    assert sorted(len(reader) for reader in made) == [3, 3, 5]
+    assert all(reader.read(1).instances for reader in made)

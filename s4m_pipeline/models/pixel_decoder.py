@@ -3,7 +3,9 @@
 Axes: B images, L tokens of all levels, coarsest first, C width, n levels, H heads, D = C / H, P points.
 """
 
+import importlib.util
 import itertools
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache, partial, reduce
 
@@ -98,7 +100,9 @@ def _attend(
 
 
 def attend(values_BLHD: Tensor, sizes: Sizes, locations: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Weighted sums (B, L, C) of values sampled at points: by mmcv's compiled operator if there is one.
+    """Weighted sums (B, L, C) of values sampled at points.
+
+    On a GPU by mmcv's compiled operator if there is one, else by our kernel if it works there.
 
     Args:
         values_BLHD: of the tokens.
@@ -106,7 +110,7 @@ def attend(values_BLHD: Tensor, sizes: Sizes, locations: Sequence[Tensor], weigh
         locations: n times (B, L, H, P, 2) x, y in [0, 1] of a level.
         weights: (B, L, H, n, P).
     """
-    # The gradients of the compiled operator are sums in any order; and deterministic forms are replaced in
+    # The gradients of both kernels are sums in any order; and deterministic forms are replaced in
     # the thread that computes forward, whereas a checkpoint computes once more in that of backward.
     fast = values_BLHD.is_cuda and not torch.are_deterministic_algorithms_enabled()
     if fast and compiled_ops_present():
@@ -121,9 +125,27 @@ def attend(values_BLHD: Tensor, sizes: Sizes, locations: Sequence[Tensor], weigh
             _IMAGES_AT_A_TIME,
         )
         return attended.to(values_BLHD.dtype)
+    if fast and fused_attention_works(values_BLHD.device):
+        from s4m_pipeline.models.fused_attention import deformable_attention
+
+        shapes, starts = _shapes_and_starts(tuple(sizes), values_BLHD.device)
+        stacked = torch.stack([*locations], dim=3).float()
+        fused: Tensor = deformable_attention(values_BLHD, shapes, starts, stacked, weights)
+        return fused
+    return attend_by_level(values_BLHD, sizes, locations, weights, recompute=fast)
+
+
+def attend_by_level(
+    values_BLHD: Tensor, sizes: Sizes, locations: Sequence[Tensor], weights: Tensor, *, recompute: bool
+) -> Tensor:
+    """`attend` in plain torch.
+
+    Args:
+        recompute: what is sampled is not kept for backward, but sampled again.
+    """
     # The sampled values, P for each token, would take a third of the memory that a training step keeps.
-    recompute = partial(checkpoint, _sample_level, use_reentrant=False, preserve_rng_state=False)
-    sample = recompute if fast and torch.is_grad_enabled() else _sample_level
+    recomputed = partial(checkpoint, _sample_level, use_reentrant=False, preserve_rng_state=False)
+    sample = recomputed if recompute and torch.is_grad_enabled() else _sample_level
     levels = values_BLHD.split([height * width for height, width in sizes], dim=1)
     sampled = reduce(
         torch.add,
@@ -140,6 +162,46 @@ def _sample_level(values: Tensor, location: Tensor, weight: Tensor) -> Tensor:
     grid = 2 * location.transpose(1, 2).flatten(0, 1) - 1
     sampled = F.grid_sample(values.flatten(0, 1), grid, align_corners=False)  # (B * H, D, L, P)
     return (sampled * weight.transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
+
+
+@lru_cache
+def fused_attention_works(device: torch.device) -> bool:
+    """Whether our kernel compiles for the device, and gives the values and gradients of plain torch.
+
+    Compared once in a process, on a few tokens; if they are not, a warning says so.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        fault = _fault_of_fused_attention(device)
+    except Exception as error:  # Triton lacks a C compiler, does not support the GPU, ...
+        fault = f"{type(error).__name__}: {error}"
+    if fault:
+        warnings.warn(f"Deformable attention runs in plain torch: its kernel failed ({fault})", stacklevel=2)
+    return not fault
+
+
+@torch.enable_grad()
+def _fault_of_fused_attention(device: torch.device) -> str:
+    """How far the kernel is from plain torch, in bf16; empty if it is not."""
+    from s4m_pipeline.models.fused_attention import deformable_attention
+
+    sizes = ((2, 3), (5, 6))
+    numbers = 7.3 * torch.arange(36 * 2 * 32, device=device)  # of no random stream
+    values = numbers.sin().reshape(1, 36, 2, 32).bfloat16().requires_grad_()
+    locations = (0.5 + 0.7 * numbers[:576].cos()).reshape(1, 36, 2, 2, 2, 2).requires_grad_()
+    weights = numbers[:288].sin().square().reshape(1, 36, 2, 2, 2).requires_grad_()
+    inputs = [values, locations, weights]
+    with torch.autocast(device.type, enabled=False):
+        ours = deformable_attention(values, *_shapes_and_starts(sizes, device), locations, weights)
+        plain = attend_by_level(values.float(), sizes, locations.unbind(3), weights, recompute=False)
+        factors = numbers.cos().view_as(plain)
+        told = [[it, *torch.autograd.grad((factors * it).sum(), inputs)] for it in (ours, plain)]
+    for name, found, expected in zip(("sums", "values", "locations", "weights"), *told, strict=True):
+        error = ((found.float() - expected.float()).abs().max() / expected.float().abs().max()).item()
+        if not error < 0.02:  # rounding of bf16 is 0.004
+            return f"{name} differ by {error:.2g} of their maximum"
+    return ""
 
 
 @lru_cache

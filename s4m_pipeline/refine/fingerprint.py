@@ -1,7 +1,6 @@
 """What pseudo-labels depend on, known from settings and from hashes of files: no network is built."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from s4m_cache.fingerprint import Fingerprint, explain, file_hash, settings_hash
@@ -10,10 +9,9 @@ from s4m_pipeline.config.groups import Recipe
 from s4m_pipeline.config.sam_files import SamSource
 from s4m_pipeline.config.student import StudentOptions
 from s4m_pipeline.config.weight_files import WeightFile
+from s4m_pipeline.core.devices import has_gpu
 
 VALIDATION = "validation images"
-_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""Of NVIDIA, AMD, and either of them in Windows' Linux: without these torch finds no GPU."""
 
 
 def label_fingerprint(
@@ -50,15 +48,6 @@ def needs_choice(recipe: Recipe, student: StudentOptions | None) -> bool:
     gated = student is not None and student.gate == "reject"
     calibrated = recipe.accept == "calibrated"
     return recipe.prompt == "auto" or (recipe.prompt is not None and (gated or calibrated))
-
-
-def has_gpu() -> bool:
-    """As `torch.cuda.is_available()`, without importing torch, which takes seconds, where no driver is."""
-    if not any(Path(name).exists() for name in _DRIVERS):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def comparable(*fingerprints: Fingerprint) -> list[dict[str, Any]]:

@@ -19,12 +19,16 @@ from s4m_cache.sharding import ShardSpec
 from s4m_cache.summary import SCORE_BINS
 from s4m_cache.writer import ShardWriter
 from s4m_pipeline.core import console
+from s4m_pipeline.core.devices import device_name
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.evaluation.refinement_quality import LabelMeter, sum_counts
 from s4m_pipeline.refine.images import Unreadable
 from s4m_pipeline.refine.labeler import Labeler
 from s4m_pipeline.refine.labels import Labels
 
+RATE = "images per second and process"
+DEVICE = "device"
+"""Names of statistics of a published generation."""
 _MOST_WAITING = 4
 """Batches of labels that wait to be stored."""
 
@@ -45,6 +49,8 @@ class ShardRecord:
     """Images with as many labels as there can be (see `Labeler.max_instances`): some may be missing."""
     quality: Mapping[str, Any] | None = None
     """What `LabelMeter` counted; None without ground truth."""
+    devices: list[str] = field(default_factory=list)
+    """Names of the GPUs, or "cpu"; none in records of earlier versions."""
 
     @classmethod
     def read(cls, generation: Generation, shard: ShardSpec) -> "ShardRecord":
@@ -90,12 +96,14 @@ class ShardRecord:
             unreadable=unreadable,
             full=sum(record.full for record in records),
             quality=functools.reduce(sum_counts, (record.quality for record in records), None),
+            devices=sorted({name for record in records for name in record.devices}),
         )
 
     def statistics(self) -> dict[str, Any]:
         """As they are stored with the published generation."""
         return {
-            "images per second and process": round(self.images / self.seconds, 3) if self.seconds else None,
+            DEVICE: ", ".join(self.devices),
+            RATE: round(self.images / self.seconds, 3) if self.seconds else None,
             "unreadable images": len(self.unreadable),
             "images with a label for every query": self.full,
             **{f"seconds: {name}": seconds for name, seconds in self.stage_seconds.items()},
@@ -146,6 +154,7 @@ class Recorder:
             unreadable={str(image.image_id): [image.file_name, image.reason] for image in self.unreadable},
             full=self._full,
             quality=None if self._meter is None else self._meter.counts(),
+            devices=[device_name()],
         )
 
     def save(self) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from s4m_pipeline.config.groups import TrainOptions
 from s4m_pipeline.config.weight_files import TORCHVISION
 from s4m_pipeline.core import console
+from s4m_pipeline.core.devices import device_name
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import BEST_SO_FAR, WEIGHTS, torch_checkpoints
 from s4m_pipeline.core.progress import ProgressBar
@@ -283,8 +284,3 @@ def _kept_here(named: Sequence[str]) -> Iterator[Path]:
         else:
             last = name.rpartition("/")[2]
             yield from torch_checkpoints().glob(f"{last}-*.pth" if name.startswith(TORCHVISION) else last)
-
-
-def device_name() -> str:
-    """Name of the GPU, or "cpu"."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

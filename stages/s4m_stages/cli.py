@@ -38,6 +38,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("s4m_stages.demo:demo", "Run all stages on drawn scenes, in minutes and without a GPU."),
     "run": Command("s4m_stages.run:run", "Do all stages of an experiment that are not done yet."),
+    "plan": Command("s4m_stages.plan:plan", "Estimate hours and disk, for any number of images and GPUs."),
     "doctor": Command(
         "s4m_stages.doctor:doctor", "Check installation, machine or experiment, and say how to fix it."
     ),

@@ -15,6 +15,7 @@ NEEDS_NOTHING = (
     "s4m data miniature",
     "s4m bench limits",
     "s4m doctor",
+    "s4m plan",
     "make ",
 )
 

@@ -1,7 +1,7 @@
 """Checks of one experiment: config, data, weights, and the disk space and shared memory it will need."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +16,6 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import torch_checkpoints
 from s4m_pipeline.planning import estimates
 
-LARGEST_READ_BYTES = 200_000_000
-"""Larger JSON files are not read, which would take too long: only their existence is checked."""
 _PREFETCHED = 2
 """Batches that each loader process keeps ready, torch's default."""
 
@@ -77,7 +75,7 @@ def _check_set(name: str, source: Path, images: Path) -> Finding:
         return Finding(name, "fix", f"no file {source}", command)
     if not images.is_dir():
         return Finding(name, "fix", f"no image folder {images}", f"ls {pasted(images.parent)}")
-    if source.stat().st_size > LARGEST_READ_BYTES:
+    if source.stat().st_size > estimates.LARGEST_READ_BYTES:
         return Finding(name, "ok", f"{source} (not read: large)")
     check = f"s4m data check {pasted(source)} --images {pasted(images)}"
     try:
@@ -167,23 +165,8 @@ def _check_weights(name: str, source: str, without: str) -> Finding:
 
 def disk_bytes(experiment: CheckedConfig) -> int:
     """What the experiment will write; see `planning.estimates`."""
-    return estimates.disk_bytes(experiment.options, experiment.config, _num_unlabeled(experiment))
-
-
-def _num_unlabeled(experiment: CheckedConfig) -> int:
-    """Number of unlabeled images; a JSON too large to read is counted by its size."""
-    data = experiment.options.data
-    source = data.path(data.unlabeled) if data.unlabeled else None
-    if source is None or not source.exists():
-        return 0
-    if source.is_dir():
-        return sum(1 for path in source.rglob("*") if path.is_file())
-    if source.stat().st_size > LARGEST_READ_BYTES:
-        return source.stat().st_size // 100  # bytes of an image's entry at least
-    try:
-        return len(json.loads(source.read_bytes())["images"])
-    except (ValueError, KeyError, TypeError):  # reported by check_data
-        return 0
+    number = estimates.count_unlabeled(experiment.options.data)
+    return estimates.disk_bytes(experiment.options, experiment.config, number)
 
 
 def shared_bytes(experiment: CheckedConfig) -> int:
@@ -193,14 +176,7 @@ def shared_bytes(experiment: CheckedConfig) -> int:
     if options.student:
         student = options.student
         steps.append((student.batch_size + student.unlabeled_batch_size) * student.workers)
-    return max(steps) * _PREFETCHED * 3 * _training_pixels(experiment.config["train_pipeline"])
-
-
-def _training_pixels(pipeline: Sequence[Mapping[str, Any]]) -> int:
-    """Pixels of a training image: of the crop, else of the largest scale, else a megapixel."""
-    sizes = [step["crop_size"] for step in pipeline if "crop_size" in step]
-    sizes = sizes or [step["scale"] for step in pipeline if "scale" in step]
-    return max((height * width for height, width in sizes), default=1024 * 1024)
+    return max(steps) * _PREFETCHED * 3 * estimates.training_pixels(experiment.config["train_pipeline"])
 
 
 def check_loggers(experiment: CheckedConfig) -> Iterator[Finding]:

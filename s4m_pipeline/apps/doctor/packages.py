@@ -98,7 +98,7 @@ def check_ops(imports: Mapping[str, Import]) -> Iterator[Finding]:
             "mmcv operators", "fix", f"compiled for a different torch: {ops.error}", compile_command()
         )
     elif on_gpu:
-        text = "not compiled: deformable attention runs in plain torch, which is slower on a GPU"
+        text = "not compiled: deformable attention is a Triton kernel if that works here, else plain torch"
         yield Finding("mmcv operators", "warn", text, compile_command())
     else:
         yield Finding("mmcv operators", "ok", "not compiled; the implementation in plain torch is used")

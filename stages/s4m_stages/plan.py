@@ -1,0 +1,68 @@
+"""`s4m plan`: hours and disk of an experiment before it runs, and where each figure comes from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s4m_pipeline.config.experiment import load_experiment
+from s4m_pipeline.core import console
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.core.paths import experiment_folder
+from s4m_pipeline.planning.costs import Cost, Costs
+from s4m_pipeline.planning.estimates import GB, count_unlabeled
+from s4m_pipeline.planning.plan import Experiment
+from s4m_pipeline.planning.speeds import GPUS, measured_speed, peak_of
+from s4m_stages.arguments import Config, Overrides, WorkDir
+
+
+def plan(
+    config_path: Config,
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of unlabeled images.", show_default="those of the config"),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 1,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Kind of the GPUs, to count for: {', '.join(GPUS)}."),
+    ] = None,
+    bench: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Count for the device of a file of `s4m bench limits --json`."),
+    ] = None,
+    overrides: Overrides = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Print hours, disk and what limits, for each stage; nothing is run.
+
+    Speeds that the experiment has recorded come first (with --gpu, only those of such a GPU). Otherwise, the
+    operations of the networks are counted: at a GPU's peak, which makes hours a lower bound, or at a measured
+    speed (--bench). Validations and reading of images are not counted.
+    """
+    if gpu is not None and bench is not None:
+        raise typer.BadParameter("--gpu and --bench: give one of them")
+    options, config = load_experiment(config_path, overrides or [])
+    number = images or count_unlabeled(options.data)
+    if number == 0:
+        raise UserError("The config has no unlabeled images that are here.\nGive their number: --images N.")
+    experiment = Experiment(
+        config_path=config_path,
+        config=config,
+        options=options,
+        folder=experiment_folder(config_path, work_dir),
+        devices=gpus,
+    )
+    speed = peak_of(gpu) if gpu is not None else measured_speed(bench) if bench is not None else None
+    console.result.print(f"{number:,} unlabeled images")
+    for cost in Costs(experiment, number, speed, gpu or "").stages():
+        _print(cost)
+
+
+def _print(cost: Cost) -> None:
+    hours = "hours unknown"
+    if cost.hours is not None:
+        hours = f"{cost.hours:,.3g} hours on {cost.gpus} GPU(s), {cost.gpus * cost.hours:,.3g} GPU hours"
+    console.result.print(f"{cost.stage}: {hours} ({cost.hours_from})", soft_wrap=True)
+    console.result.print(f"    disk {cost.disk_bytes / GB:,.3g} GB ({cost.disk_from})", soft_wrap=True)
+    console.result.print(f"    limit: {cost.limit}", soft_wrap=True)

@@ -66,11 +66,11 @@ COCO_ROOT ?= data/$(if $(filter smoke,$(PROFILE)),miniature-)coco
 
 reproduce-cityscapes: setup ## The paper's Cityscapes row: CITYSCAPES_ROOT=... PERCENT=10 GPUS=4 [PROFILE=smoke]
 	$(BIN)/s4m reproduce cityscapes $(CITYSCAPES_ROOT) $(addprefix --percent ,$(PERCENT)) \
-	  --gpus $(GPUS) --profile $(PROFILE)
+	  --devices $(GPUS) --profile $(PROFILE)
 
 reproduce-coco: setup ## The paper's COCO row: COCO_ROOT=... PERCENT=2 GPUS=4 [PROFILE=smoke]
 	$(BIN)/s4m reproduce coco $(COCO_ROOT) $(addprefix --percent ,$(PERCENT)) \
-	  --gpus $(GPUS) --profile $(PROFILE)
+	  --devices $(GPUS) --profile $(PROFILE)
 
 # Not a part of `setup`: it installs for the whole system. Without a browser, the tests that need one are skipped.
 browser: ## Install Chromium, in which the tests look at the report's page (Debian, as root)

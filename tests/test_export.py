@@ -230,14 +230,14 @@ def experiment(tiny_coco: TinyCoco, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("start", ["experiment", "cache"])
 def test_labels__coco_is_read_back_by_pycocotools(experiment: Path, start: str, tmp_path: Path) -> None:
     folder = experiment if start == "experiment" else experiment / "cache"
-    labels(folder, tmp_path / "out.json")
+    labels(folder, tmp_path / "new/out.json")
 
-    body = json.loads((tmp_path / "out.json").read_text())
+    body = json.loads((tmp_path / "new/out.json").read_text())
     assert [entry["id"] for entry in body["annotations"]] == list(range(1, 12))
     assert {entry["id"]: entry["file_name"] for entry in body["images"]} == {
         number: f"{number}.png" for number in range(1, 7)
     }
-    coco = COCO(tmp_path / "out.json")
+    coco = COCO(tmp_path / "new/out.json")
     assert [category["name"] for category in coco.cats.values()] == list(CLASSES)
     rng = np.random.default_rng(0)
     for image_id in (1, 3, 4, 5, 6):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
 from s4m_pipeline.apps.init import timing
@@ -17,6 +18,7 @@ from s4m_pipeline.apps.init.gpu import COCO_R50, COCO_SWIN_T, IMAGENET
 from s4m_pipeline.apps.init.small import TINY, IterationSeconds, SamSeconds
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.coins import REGIONS, TILE_PX, segment_coins, write_coins
 from s4m_pipeline.data.loaders import coco_dataset, train_dataloader
@@ -349,8 +351,28 @@ def test_coins__have_24_masks_and_regions_that_share_no_pixel(tmp_path):
     assert not (tmp_path / "unlabeled.json").exists()
 
 
+Objects = dict[str, list[tuple[str, str]]]
+
+
+def objects_in_training(config: Path) -> Objects:
+    """By file name: class and run lengths of each object of the labeled and the validation images."""
+    data = load_experiment(config, [])[0].data
+    found: Objects = {}
+    for json_path, images in ((data.path(data.labeled), data.path(data.train_images)), data.split("val")):
+        part = load_coco(json_path, images)
+        classes = {category.id: category.name for category in part.categories}
+        for image in part.images:
+            found[image.file_name] = sorted(
+                (classes[each["category_id"]], each["segmentation"]["counts"])
+                for each in part.instances(image.id)
+            )
+    return found
+
+
 @pytest.mark.parametrize("kind", ["yolo", "labelme", "label-images"])
-def test_init__labels_in_any_format_are_taken_and_named(photos: Photos, kind: str) -> None:
+def test_init__labels_in_any_format__are_named_and_trained_on_pixel_by_pixel(photos: Photos, kind: str):
+    given = photos.init(name="given")
+    assert given.exit_code == 0, given.output
     labels = photos.root / kind
     done = CliRunner().invoke(
         build_app(), ["export", "labels", str(photos.root / "train.json"), str(labels), "--format", kind]
@@ -364,16 +386,30 @@ def test_init__labels_in_any_format_are_taken_and_named(photos: Photos, kind: st
         labels = photos.root / "train"
     done = photos.init("--labels", labels)
     assert done.exit_code == 0, done.output
-    assert {"yolo": "YOLO segmentation", "labelme": "LabelMe", "label-images": "label images"}[
-        kind
-    ] + ", 6 images, 12 objects" in " ".join(done.output.split())
-    options, _ = load_experiment(photos.out / "mine.py", [])
-    parts = [
-        load_coco(options.data.path(name), options.data.path(options.data.train_images))
-        for name in (options.data.labeled, options.data.val)
-    ]
-    assert [part.class_names for part in parts] == [["bright", "dark"]] * 2
-    assert sum(len(part.usable) for part in parts) == 12
+    title = {"yolo": "YOLO segmentation", "labelme": "LabelMe", "label-images": "label images"}[kind]
+    assert f"{title}, 6 images, 12 objects" in " ".join(done.output.split())
+    found = objects_in_training(photos.out / "mine.py")
+    assert found == objects_in_training(photos.out / "given.py")
+    assert sum(map(len, found.values())) == 12
+
+
+def test_init__cityscapes__is_trained_on_pixel_by_pixel(photos: Photos, mini_cityscapes: Path):
+    train = mini_cityscapes / "leftImg8bit/train"
+    done = photos.init("--images", train, "--labels", mini_cityscapes)
+    assert done.exit_code == 0, done.output
+    found = objects_in_training(photos.out / "mine.py")
+    names = {number: name for name, number in INSTANCE_CLASSES.items()}
+    assert len(found) == 40
+    for name, objects in found.items():
+        values = np.asarray(
+            Image.open(mini_cityscapes / "gtFine/train" / name.replace("leftImg8bit", "gtFine_instanceIds"))
+        )
+        expected = [
+            (names[value // 1000], coco_mask.encode(np.asfortranarray(values == value, np.uint8)))
+            for value in np.unique(values).tolist()
+            if value // 1000 in names
+        ]
+        assert objects == sorted((label, rle["counts"].decode()) for label, rle in expected)
 
 
 def test_init__labels_that_cannot_be_converted_leave_nothing_behind(photos: Photos) -> None:

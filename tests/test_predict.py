@@ -22,6 +22,7 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.images import read_rgb
 from s4m_pipeline.data.loaders import coco_dataset, eval_dataloader
 from s4m_pipeline.data.packed_masks import pack_masks
+from s4m_pipeline.evaluation.duplicates import as_predicted
 from s4m_pipeline.evaluation.mask_ap import coco_results
 from s4m_pipeline.experiment.best import update_best
 from s4m_pipeline.models.checkpoint import read_weights, write_weights
@@ -206,7 +207,7 @@ def test_predict__results_lie_in_the_experiment_of_the_weights_unless_told_other
     assert [path.parent for path in tmp_path.rglob("predictions.json")] == [tmp_path / folders[place]]
 
 
-def test_predictor__config_with_nms_iou__drops_duplicates(
+def test_predictor__config_with_nms_iou__drops_duplicates_as_the_report_does(
     tiny_coco: TinyCoco, tiny_config: Path, tiny_checkpoint: Path, predictor: Predictor
 ) -> None:
     image = tiny_coco.images("val") / "1.png"
@@ -222,6 +223,14 @@ def test_predictor__config_with_nms_iou__drops_duplicates(
     assert 0 < len(kept) < len(everything)
     np.testing.assert_array_equal(found.masks, everything.masks[kept])
     np.testing.assert_array_equal(found.scores, everything.scores[kept])
+
+    instances = {"labels": everything.labels, "scores": everything.scores, "masks": everything.packed}
+    results = coco_results(1, everything.image_hw_px, [1, 2], instances)
+    other = {**results[0], "image_id": 2, "score": 1.0}
+    reported = as_predicted([*results[::-1], other], min_score=1e-6, max_iou=0.99)
+    assert reported == [other, *(results[place] for place in kept)]
+    low = float(found.scores[1])
+    assert len(as_predicted(results, min_score=low, max_iou=0.99)) == int((found.scores >= low).sum())
 
 
 def test_predictor__config_without_nms_iou__drops_near_copies_unless_all_are_wanted(

@@ -5,17 +5,14 @@ Axes: Q queries of one image, N kept ones, h x w the teacher's mask size (stride
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
+
+from s4m_pipeline.evaluation.duplicates import keep_first
 
 STRIDE_PX = 4
 """Pixels of the network's input per cell of Mask2Former's masks, either way."""
-DUPLICATE_IOU = 0.7
-"""Lowest IoU of duplicates among predictions where `refine.nms_iou` is None: removing them lowered no AP that
-was measured."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +115,6 @@ def mask_nms(masks: Tensor, max_iou: float) -> Tensor:
     area = flat.sum(dim=1)
     overlaps = intersection / (area[:, None] + area[None] - intersection).clamp(min=1) >= max_iou
     return torch.tensor(keep_first(overlaps.cpu().numpy()), dtype=torch.int64, device=masks.device)
-
-
-def keep_first(overlaps: NDArray[np.bool_]) -> list[int]:
-    """Positions that overlap no kept one before them; `overlaps` is (N, N)."""
-    keep: list[int] = []
-    for index in range(len(overlaps)):
-        if not overlaps[index, keep].any():
-            keep.append(index)
-    return keep
 
 
 def _resize(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:

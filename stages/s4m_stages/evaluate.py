@@ -75,7 +75,8 @@ def evaluate(
         scores = _score(predictions, truth, benchmarks.get(checkpoint))
         records.append(scores.as_record())
         if _is_finished_stage(checkpoint) and is_own(checkpoint.parent, split, own_config, measured_by):
-            _keep({**records[-1], "conditions": measured_by}, checkpoint, split, truth, predictions)
+            nms_iou = options.refine.nms_iou
+            _keep({**records[-1], "conditions": measured_by}, checkpoint, split, truth, predictions, nms_iou)
             folders.add(checkpoint.parent.parent)
         elif _is_finished_stage(checkpoint):
             console.progress.print(
@@ -126,17 +127,19 @@ def _keep(
     split: Split,
     truth: "CocoData",
     predictions: list[dict[str, Any]],
+    nms_iou: float | None,
 ) -> None:
     """Enter a result into the experiment's evaluation.json, and keep what its interval is computed from, and
-    the predictions that the report shows."""
+    the predictions that the report shows, which are those of `s4m predict`."""
     from s4m_cache.atomic import write_text
+    from s4m_pipeline.evaluation.duplicates import DUPLICATE_IOU, as_predicted
     from s4m_pipeline.evaluation.errors import MIN_SCORE
     from s4m_pipeline.evaluation.matches import Matches
     from s4m_pipeline.experiment.evaluation_file import matches_file, predictions_file, write_evaluation
 
     stage = checkpoint.parent
     Matches.of(truth, predictions).save(matches_file(stage, split))
-    shown = [prediction for prediction in predictions if prediction["score"] >= MIN_SCORE]
+    shown = as_predicted(predictions, min_score=MIN_SCORE, max_iou=nms_iou or DUPLICATE_IOU)
     write_text(predictions_file(stage, split), json.dumps(shown) + "\n")
     write_evaluation(checkpoint, split, record)
 

@@ -71,6 +71,7 @@ def _write_labels(labeled: "LabeledImages", out: Path, to: str, description: str
     writers = {"yolo": write_yolo, "labelme": write_labelme, "label-images": write_label_images}
     try:
         if to == "coco":
+            out.parent.mkdir(parents=True, exist_ok=True)
             return write_coco(labeled, out, description)
         return writers[to](labeled, out)
     except OSError as error:

@@ -31,7 +31,7 @@ def reproduce(
         ),
     ],
     percent: Annotated[int, typer.Option(help="Percentage of the training images that are labeled.")] = 10,
-    gpus: Annotated[int, typer.Option(min=1, help="Processes to train in, one for each GPU.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Processes to train in, one for each GPU.")] = 1,
     profile: Annotated[
         Literal["paper", "smoke"],
         typer.Option(help="paper: its schedule; smoke: the same chain on a drawn miniature."),
@@ -95,7 +95,7 @@ def reproduce(
         root=root.expanduser(),
         work_dir=folder,
         weights={stage: folder / stage / WEIGHTS for stage in (TEACHER, STUDENT)},
-        devices=gpus,
+        devices=devices,
         seed=seed,
         smoke=smoke,
         method=method,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from s4m_cache.atomic import atomic_path
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.refine.selection import DUPLICATE_IOU
+from s4m_pipeline.evaluation.duplicates import DUPLICATE_IOU
 
 if TYPE_CHECKING:
     from s4m_pipeline.models.mask2former import InstanceMask2Former

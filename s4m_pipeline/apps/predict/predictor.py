@@ -15,6 +15,7 @@ from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.images import read_rgb
+from s4m_pipeline.evaluation.duplicates import DUPLICATE_IOU, keep_first
 from s4m_pipeline.evaluation.pseudo_label_quality import packed_iou
 from s4m_pipeline.models.checkpoint import read_weights
 from s4m_pipeline.models.load import load_network, named_classes
@@ -26,7 +27,6 @@ from s4m_pipeline.refine.images import (
     load_photos,
     readable,
 )
-from s4m_pipeline.refine.selection import DUPLICATE_IOU, keep_first
 
 
 @dataclass(frozen=True, eq=False)

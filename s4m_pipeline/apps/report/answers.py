@@ -37,7 +37,8 @@ def failures(errors: Errors | None, evaluation: Mapping[str, Any]) -> list[str]:
         lines.append(f"Most often confused: {confused}.")
     images = {"val": "validation images", "test": "test images"}[errors.split]
     lines.append(
-        f"Counted on {errors.num_images} {images}, predictions with a score of at least {errors.min_score}."
+        f"Counted on {errors.num_images} {images}, predictions as `s4m predict` finds them: with a score "
+        f"of at least {errors.min_score}, without near copies."
     )
     return lines
 

@@ -15,7 +15,8 @@ function drawErrors() {
     element(
       "p",
       { class: "quiet" },
-      `Of ${whole(num_images)} ${SPLITS[split]}, and predictions with a score of at least ${min_score}. ` +
+      `Of ${whole(num_images)} ${SPLITS[split]}, and predictions as s4m predict finds them: with a score of at ` +
+        `least ${min_score}, without near copies. ` +
         "A prediction is of an object if their IoU is above 0.5, whatever its class. " +
         "Background: false positives, and duplicates (further predictions of an object).",
     ),
@@ -90,8 +91,9 @@ function errorCard(image, stages, state, classes) {
 }
 
 function errorText(found) {
-  const counts = ["false positive", "duplicate", "wrong class"].map((kind) => `${found[kind]} ${kind}`);
-  return [`${found.missed.length} missed`, ...counts].join(", ");
+  const counts = [["missed", found.missed.length], ...Object.keys(KINDS).map((kind) => [kind, found[kind]])];
+  const errors = counts.filter(([, count]) => count).map(([kind, count]) => `${count} ${kind}`);
+  return errors.join(", ") || "no errors";
 }
 
 function errorLayer(image, side, state, classes) {

@@ -185,7 +185,7 @@ class ObjectStore:
         place: Any = folder
         keys = {f"{place.path}/{name}": name for name in names}
         files = {}
-        for key, found in place.fs.cat(list(keys), on_error="return").items():
+        for key, found in zip(keys, place.fs.cat_ranges(list(keys), None, None), strict=True):
             if isinstance(found, bytes):
                 files[keys[key]] = found
             elif not isinstance(found, FileNotFoundError):

@@ -1,7 +1,5 @@
 """Images and annotations on S3, as moto serves it on the loopback: the results of local files."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +12,9 @@ from s4m_pipeline.core.explain import explain
 from s4m_stages.pretrain_teacher import pretrain_teacher
 from test_refine.conftest import assert_same_labels
 
-moto = pytest.importorskip("moto.server")
+pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("upath")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    """A store without buckets, whose address and keys are in the environment."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "any")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield running
-        running.stop()
-
-
-@pytest.fixture
-def store(server: Any) -> Iterator[Any]:
-    s3fs.S3FileSystem.clear_instance_cache()  # other commands are other processes, and list again
-    yield s3fs.S3FileSystem(skip_instance_cache=True)
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def upload(store: Any, folder: Path, bucket: str) -> str:

@@ -8,6 +8,7 @@ the last of them is there, and of two processes that publish, one notices and lo
 import errno
 import secrets
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,8 @@ from s4m_cache.locks import FileLock
 
 ABSENT = ""
 """Version of a file that does not exist."""
+UPLOADS = 16
+"""Objects that are written at once."""
 
 
 class ReplacedError(CacheError):
@@ -146,11 +149,11 @@ class ObjectStore:
             yield folder
             files = [file for file in folder.rglob("*") if file.is_file()]
             names = [file.relative_to(folder).as_posix() for file in files]
-            for name in sorted(names, key=lambda name: (name == last, name)):
-                data = (folder / name).read_bytes()
-                if not self._create(path / name, data) and (path / name).read_bytes() != data:
-                    problem = "another process wrote it, with different content"
-                    raise FileExistsError(errno.EEXIST, problem, str(path / name))
+            with ThreadPoolExecutor(UPLOADS) as pool:
+                uploads = [pool.submit(self._upload, folder, path, name) for name in names if name != last]
+            for upload in uploads:
+                upload.result()
+            self._upload(folder, path, last)
 
     def next_number(self, used: Sequence[int]) -> int:
         return 10**11 + secrets.randbelow(9 * 10**11)
@@ -191,6 +194,12 @@ class ObjectStore:
             elif not isinstance(found, FileNotFoundError):
                 raise found
         return files
+
+    def _upload(self, folder: Path, path: Path, name: str) -> None:
+        data = (folder / name).read_bytes()
+        if not self._create(path / name, data) and (path / name).read_bytes() != data:
+            problem = "another process wrote it, with different content"
+            raise FileExistsError(errno.EEXIST, problem, str(path / name))
 
     def _create(self, path: Path, data: bytes) -> bool:
         """Write an object unless it exists; whether it did not."""

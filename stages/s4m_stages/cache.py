@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 app = typer.Typer(help="Inspect, verify, repair, compare and import pseudo-labels.", no_args_is_help=True)
 
 
-def _cache_folder(text: str) -> Path:
+def folder_or_address(text: str) -> Path:
     """The cache itself, if the folder of an experiment is given."""
     from s4m_cache.storage import is_remote
     from s4m_pipeline.experiment.recorded import recorded_cache
@@ -36,7 +36,7 @@ Root = Annotated[
         metavar="CACHE",
         help="Folder or address of the cache (s3://...), or folder of its experiment (work_dirs/NAME).",
         show_default=False,
-        parser=_cache_folder,
+        parser=folder_or_address,
     ),
 ]
 Number = Annotated[int | None, typer.Option("--generation", "-g", min=1, help="Number of a generation.")]

@@ -14,7 +14,7 @@ from s4m_cache.generation import Generation
 from s4m_cache.generations import begin, collect_garbage, current_number, generations, publish
 from s4m_cache.reader import CacheReader
 from s4m_cache.sharding import ShardSpec
-from s4m_cache.storage import ObjectStore
+from s4m_cache.storage import ObjectStore, storage
 from s4m_cache.verify import repair, verify
 from s4m_cache.writer import ShardWriter
 from test_cache.samples import assert_same_labels, fill, make_labels, make_published, make_spec
@@ -81,9 +81,7 @@ def label_everything(root: Path) -> None:
 def contents(generation: Generation) -> list[dict[str, bytes]]:
     """The files of each part by their path in it, the part with the first image first."""
     parts = sorted(generation.parts(), key=lambda part: part.image_ids[0])
-    return [
-        {name: (part.path / name).read_bytes() for name in (*part.files, "MANIFEST.json")} for part in parts
-    ]
+    return [storage(part.path).read_files(part.path, [*part.files, "MANIFEST.json"]) for part in parts]
 
 
 def assert_whole(root: Path) -> None:

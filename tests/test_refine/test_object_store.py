@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from s4m_cache.errors import CacheError
 from s4m_cache.generation import Generation
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.explain import explain
+from s4m_pipeline.core.locations import cache_location
+from s4m_stages.cache import app
 from s4m_stages.pretrain_teacher import pretrain_teacher
 from test_refine.conftest import assert_same_labels
 
@@ -37,6 +40,22 @@ def test_refine__images_in_a_store__have_the_labels_of_local_ones_until_one_is_r
     (tmp_path / "remote/cache/gen-0001/PUBLISHED.json").unlink()
     with pytest.raises(CacheError, match=r"image changed: s3://photos/data/train/train_00004\.png"):
         refine("remote", remote, quick)
+
+
+def test_refine__cache_in_a_store__has_the_labels_of_a_local_one(experiment, refine, store, tmp_path):
+    store.mkdir("labels")
+    for shard in ("1/2", "2/2"):
+        refine("remote", "refine.prompt=none", "cache.root=s3://labels/cache", shard=shard)
+    refine("local", "refine.prompt=none")
+
+    cache = cache_location("s3://labels/cache")
+    assert_same_labels(cache, tmp_path / "local/cache")
+    assert not (tmp_path / "remote/cache").exists()
+    for command in ("info", "verify"):
+        result = CliRunner().invoke(app, [command, "s3://labels/cache", "--json"])
+        assert result.exit_code == 0, result.output
+    refused = CliRunner().invoke(app, ["gc", "s3://labels/cache"])
+    assert "nobody can tell whether a process reads" in str(refused.exception)
 
 
 def test_refine__object_is_missing_or_the_store_is_gone__is_said_and_gives_no_labels(

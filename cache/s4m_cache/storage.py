@@ -144,6 +144,8 @@ class ObjectStore:
     @contextmanager
     def new_folder(self, path: Path, last: str) -> Iterator[Path]:
         self._require_s3(path)
+        place: Any = path
+        _ = place.fs  # one connection for all threads
         with TemporaryDirectory(prefix="s4m-") as temporary:
             folder = Path(temporary)
             yield folder

@@ -120,7 +120,7 @@ def test_teacher__resumed_on_another_number_of_devices__learns_the_same_or_is_re
     assert_close(moved, two, 1e-5)
 
 
-def test_student__interrupted_in_a_refresh__resumed_on_another_number_of_devices_learns_the_same_or_is_refused(
+def test_student__interrupted_in_a_refresh_and_resumed_on_other_devices__learns_the_same_or_is_refused(
     student_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process labels half of the images; two finish the labels, and the training."""

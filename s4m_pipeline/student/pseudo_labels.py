@@ -59,7 +59,7 @@ class PseudoLabeledImages(BaseDetDataset):
         score_weights: bool = False,
     ) -> None:
         self._images = load_unlabeled(location(source), location(images)).images
-        self.cache_root = cache_location(cache)
+        self.cache_root = cache
         self.preload_bytes = preload_bytes
         self.objects_per_image = objects_per_image
         self.score_weights = score_weights
@@ -87,7 +87,8 @@ class PseudoLabeledImages(BaseDetDataset):
         """
         if self._reader is not None and self._reader.generation.number == number:
             return
-        reader = CacheReader(Generation(self.cache_root, number), preload_bytes=self.preload_bytes)
+        root = cache_location(self.cache_root)  # new: connections to a store do not survive a fork
+        reader = CacheReader(Generation(root, number), preload_bytes=self.preload_bytes)
         found, expected = tuple(reader.generation.spec.classes), self.metainfo["classes"]
         if found != expected:
             reader.close()

@@ -43,18 +43,18 @@ def test_refine__images_in_a_store__have_the_labels_of_local_ones_until_one_is_r
 
 
 def test_refine__cache_in_a_store__has_the_labels_of_a_local_one(experiment, refine, store, tmp_path):
-    store.mkdir("labels")
+    store.mkdir("refined")
     for shard in ("1/2", "2/2"):
-        refine("remote", "refine.prompt=none", "cache.root=s3://labels/cache", shard=shard)
+        refine("remote", "refine.prompt=none", "cache.root=s3://refined/cache", shard=shard)
     refine("local", "refine.prompt=none")
 
-    cache = cache_location("s3://labels/cache")
+    cache = cache_location("s3://refined/cache")
     assert_same_labels(cache, tmp_path / "local/cache")
     assert not (tmp_path / "remote/cache").exists()
     for command in ("info", "verify"):
-        result = CliRunner().invoke(app, [command, "s3://labels/cache", "--json"])
+        result = CliRunner().invoke(app, [command, "s3://refined/cache", "--json"])
         assert result.exit_code == 0, result.output
-    refused = CliRunner().invoke(app, ["gc", "s3://labels/cache"])
+    refused = CliRunner().invoke(app, ["gc", "s3://refined/cache"])
     assert "nobody can tell whether a process reads" in str(refused.exception)
 
 

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from s4m_pipeline.config.base import describe_faults
 from s4m_pipeline.config.groups import DataOptions
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.locations import cache_location
-from s4m_pipeline.core.paths import CACHE, STUDENT, TEACHER
+from s4m_pipeline.core.paths import STUDENT, TEACHER
 from s4m_pipeline.experiment.run_record import read_run
 
 Runs = Mapping[str, Mapping[str, Any]]
@@ -46,16 +45,6 @@ def recorded_data(runs: Runs) -> DataOptions:
     except ValidationError as error:
         faults = "; ".join(describe_faults(error, DataOptions, "data."))
         raise UserError(f"the recorded settings are of a different version ({faults})") from error
-
-
-def recorded_cache(folder: Path) -> Path:
-    """The cache of an experiment, as the training that was started last has recorded it.
-
-    Raises:
-        UserError: if a record is damaged, or the cache is at an address that cannot be read.
-    """
-    root = latest_settings(read_runs(folder)).get("cache", {}).get("root")
-    return cache_location(root) if root else folder / CACHE
 
 
 def experiment_data(folder: Path) -> DataOptions:

@@ -10,10 +10,10 @@ from s4m_cache.generation import Generation
 from s4m_cache.generations import generations
 from s4m_cache.reader import CacheReader
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.paths import PREDICTED_IMAGES, PREDICTIONS
+from s4m_pipeline.core.paths import CACHE, PREDICTED_IMAGES, PREDICTIONS
 from s4m_pipeline.data.folder import image_files
 from s4m_pipeline.data.unlabeled import unlabeled_of
-from s4m_pipeline.experiment.recorded import experiment_data, recorded_cache
+from s4m_pipeline.experiment.recorded import experiment_data
 
 
 def read_pseudo_labels(folder: str | Path, generation: int | None = None) -> CacheReader:
@@ -31,7 +31,7 @@ def read_pseudo_labels(folder: str | Path, generation: int | None = None) -> Cac
         CacheError: if the generation does not exist, or none is published.
     """
     folder = Path(folder)
-    root = next((path for path in (folder, recorded_cache(folder)) if generations(path)), None)
+    root = next((path for path in (folder, folder / CACHE) if generations(path)), None)
     if root is None:
         raise UserError(
             f"{folder}: no pseudo-labels found.\n"

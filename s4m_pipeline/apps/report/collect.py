@@ -19,7 +19,7 @@ from s4m_pipeline.apps.report.pictures import data_uri
 from s4m_pipeline.apps.report.trainings import Run, provenance, training_charts
 from s4m_pipeline.config.groups import DataOptions
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.paths import STUDENT, TEACHER
+from s4m_pipeline.core.paths import CACHE, STUDENT, TEACHER
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.data.unlabeled import require_same_list, unlabeled_of
@@ -29,7 +29,6 @@ from s4m_pipeline.experiment.environment import duration_s, duration_text
 from s4m_pipeline.experiment.evaluation_file import read_evaluations
 from s4m_pipeline.experiment.generation_log import GenerationLog
 from s4m_pipeline.experiment.metrics import read_metrics
-from s4m_pipeline.experiment.recorded import recorded_cache
 
 SIMILARITY = "similarity.png"
 AUGMENTATION = "augmentation.png"
@@ -74,7 +73,7 @@ def collect(
         split: {name: {"per_class": {}, **result} for name, result in results.items()}
         for split, results in read_evaluations(folder).items()
     }
-    cache = recorded_cache(folder)
+    cache = folder / CACHE
     stored = generations(cache)
     if not runs and not stored and not evaluation:
         raise UserError(

@@ -1,6 +1,7 @@
 """What several test modules share: a tiny data set and a tiny network."""
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -52,6 +53,32 @@ def undo_changes_of_the_process() -> Iterator[None]:
     altered = [module for module in (sys.modules.pop(name, None) for name in names) if module is not None]
     for module in altered[::-1]:
         module.undo()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """An S3 server without buckets, whose address and keys are in the environment."""
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "any")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield running
+        running.stop()
+
+
+@pytest.fixture
+def store(server: Any) -> Iterator[Any]:
+    """The file system of s3fs on that server."""
+    s3fs = pytest.importorskip("s3fs")
+    pytest.importorskip("upath")
+    s3fs.S3FileSystem.clear_instance_cache()  # other commands are other processes, and list again
+    yield s3fs.S3FileSystem(skip_instance_cache=True)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

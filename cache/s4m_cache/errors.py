@@ -41,7 +41,12 @@ class DamagedError(CacheError):
 
 
 def disk_error(path: Path, needed_bytes: int, error: OSError) -> CacheError:
-    """Turn what the file system reported while writing `path` into a message with needed and free bytes."""
+    """Turn what was reported while writing `path` into a message, on a disk with needed and free bytes."""
+    if not isinstance(path, Path):
+        return CacheError(
+            f"cannot write {path}: {error.strerror or error}. What was stored before is intact. Check "
+            "network, address, credentials and permissions, and run the same command again."
+        )
     return CacheError(
         f"cannot write {path}: {error.strerror or error}. Needed about {needed_bytes:,} bytes; "
         f"{free_space(path)}. What was stored before is intact. "
@@ -88,16 +93,20 @@ def _free_at(path: Path) -> tuple[int | None, Path]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn a mount or permission error while reading `path` into a CacheError; FileNotFoundError passes."""
+    """Turn an error of mount, permission or object store into a CacheError; FileNotFoundError passes."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, CacheError):
         raise
-    except OSError as error:
-        raise CacheError(
-            f"cannot read {path}: {error.strerror or error}. Nothing was changed. Fix the mount or the "
-            "permissions and run again"
-        ) from error
+    except Exception as error:
+        if not isinstance(path, Path):  # each store has exceptions of its own
+            problem, fix = f"the object store fails ({error})", "Check network, address and credentials,"
+        elif isinstance(error, OSError):
+            problem, fix = error.strerror or str(error), "Fix the mount or the permissions"
+        else:
+            raise
+        message = f"cannot read {path}: {problem}. Nothing was changed. {fix} and run again"
+        raise CacheError(message) from error
 
 
 def abridged(values: Sequence[int] | Sequence[str], limit: int = 8) -> str:

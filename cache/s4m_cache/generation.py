@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4m_cache import sealed
-from s4m_cache.atomic import TEMPORARY, atomic_folder
+from s4m_cache.atomic import TEMPORARY
 from s4m_cache.errors import CacheError, DamagedError, LockedError, abridged, reading
 from s4m_cache.fingerprint import Comparison, Fingerprint, check_plain, explain, explain_list
 from s4m_cache.locks import FileLock
-from s4m_cache.parts import Part, refuse_newer
+from s4m_cache.parts import MANIFEST, Part, refuse_newer
 from s4m_cache.schema import FORMAT, VERSION
 from s4m_cache.sharding import ShardSpec
+from s4m_cache.storage import Unlocked, is_remote, storage
 
 SPEC = "generation.json"
 IMAGE_IDS = "image_ids.npy"
@@ -165,7 +166,7 @@ class Generation:
         """
         try:
             with reading(self.path / PARTS):
-                paths = list((self.path / PARTS).iterdir())
+                paths = storage(self.path).complete_folders(self.path / PARTS, MANIFEST)
         except FileNotFoundError as error:
             raise self._gone(error) from None
         return sorted(path for path in paths if not path.name.startswith(TEMPORARY))
@@ -181,7 +182,7 @@ class Generation:
     def next_part_path(self, prefix: str) -> Path:
         """The next unused folder for a part with this prefix, e.g. `part-0003-`."""
         names = [path.name for path in self.part_paths() if path.name.startswith(prefix)]
-        number = max((int(name.removeprefix(prefix)) for name in names), default=0) + 1
+        number = storage(self.path).next_number([int(name.removeprefix(prefix)) for name in names])
         return self.path / PARTS / f"{prefix}{number:06d}"
 
     def stored_ids(self) -> NDArray[np.int64]:
@@ -204,7 +205,7 @@ class Generation:
         except FileNotFoundError:
             return None
 
-    def pin(self) -> FileLock:
+    def pin(self) -> FileLock | Unlocked:
         """Prevent its removal and repair until the lock is released or this process ends.
 
         Raises:
@@ -212,7 +213,7 @@ class Generation:
         """
         try:
             with reading(self.path):
-                lock = FileLock(self.path / LOCK, exclusive=False)
+                lock = storage(self.path).lock(self.path / LOCK, exclusive=False)
                 if (self.path / SPEC).exists():
                     return lock
             lock.release()
@@ -232,8 +233,13 @@ class Generation:
         """Exclude all readers and writers until the lock is released.
 
         Raises:
-            LockedError: if a process uses the generation.
+            LockedError: if a process uses the generation, or none can be excluded.
         """
+        if is_remote(self.path):
+            raise LockedError(
+                f"{self.path}: in an object store nobody can tell whether a process uses it. Copy the cache "
+                "to a file system and repair it there; remove what is not needed with the store's own tools"
+            )
         try:
             return FileLock(self.path / LOCK, exclusive=True)
         except LockedError:
@@ -271,7 +277,7 @@ class Generation:
         )
 
     def _gone(self, error: FileNotFoundError) -> CacheError:
-        if self.path.exists():
+        if storage(self.path).is_complete(self.path, SPEC):
             return DamagedError(Path(error.filename), "missing", remedy=self._remedy)
         return CacheError(f"{self.path} does not exist. `s4m cache info {self.root}` lists all generations")
 
@@ -283,6 +289,7 @@ def create(generation: Generation, spec: GenerationSpec, file_names: Mapping[int
         file_names: of all images, or empty.
 
     Raises:
+        FileExistsError: if another process has begun it.
         OSError: as the file system reports it.
     """
     ids = io.BytesIO()
@@ -296,7 +303,7 @@ def create(generation: Generation, spec: GenerationSpec, file_names: Mapping[int
         "fingerprint": spec.fingerprint,
         "image_ids_crc32": zlib.crc32(ids.getvalue()),
     }
-    with atomic_folder(generation.path) as folder:
+    with storage(generation.path).new_folder(generation.path, SPEC) as folder:
         (folder / IMAGE_IDS).write_bytes(ids.getvalue())
         (folder / SPEC).write_bytes(sealed.dump(body))
         if file_names:

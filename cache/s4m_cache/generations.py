@@ -14,9 +14,10 @@ from s4m_cache import embeddings, sealed
 from s4m_cache.atomic import TEMPORARY, remove_folder
 from s4m_cache.errors import CacheError, LockedError, disk_error, reading
 from s4m_cache.fingerprint import Comparison, Fingerprint, explain
-from s4m_cache.generation import LOCK, PUBLISHED, Generation, GenerationSpec, create
+from s4m_cache.generation import LOCK, PUBLISHED, SPEC, Generation, GenerationSpec, create
 from s4m_cache.locks import FileLock
 from s4m_cache.schema import FORMAT, VERSION
+from s4m_cache.storage import ReplacedError, is_remote, storage
 
 CURRENT = "CURRENT.json"
 
@@ -26,7 +27,9 @@ def generations(root: Path) -> list[Generation]:
     with reading(root):
         names = [path.name for path in root.iterdir()] if root.is_dir() else []
     matches = (re.fullmatch(r"gen-(\d{4,})", name) for name in names)
-    return sorted((Generation(root, int(match[1])) for match in matches if match), key=lambda g: g.number)
+    found = [Generation(root, int(match[1])) for match in matches if match]
+    begun = [generation for generation in found if storage(root).is_complete(generation.path, SPEC)]
+    return sorted(begun, key=lambda generation: generation.number)
 
 
 def made_with(root: Path, fingerprint: Fingerprint, compare: Comparison = explain) -> Generation | None:
@@ -70,12 +73,19 @@ def begin(
     known = generations(root)
     number = number or (known[-1].number if known else 1)
     generation = Generation(root, number)
+    place = storage(root)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / LOCK, exclusive=True, wait=True):
-            if not generation.path.exists():
+        place.make_root(root)
+        with place.lock(root / LOCK, exclusive=True, wait=True):
+            if not place.is_complete(generation.path, SPEC):
                 _refuse_past(generation)
                 create(generation, spec, file_names or {})
+    except FileExistsError as error:
+        if not place.is_complete(generation.path, SPEC):
+            raise CacheError(
+                f"{generation.path}: {error.filename} was left by a command that was killed, with different "
+                f"content. Remove this folder, or start a new generation: --generation {number + 1}"
+            ) from error
     except OSError as error:
         raise disk_error(generation.path, 8 * len(spec.image_ids) + 65_536, error) from error
     if differences := generation.spec.differences(spec, compare):
@@ -139,22 +149,26 @@ def publish(
         "quality": dict(quality or {}),
         "statistics": dict(statistics or {}),
     }
+    root, place = generation.root, storage(generation.root)
     try:
-        with FileLock(generation.root / LOCK, exclusive=True, wait=True):
+        with place.lock(root / LOCK, exclusive=True, wait=True):
+            version = place.version(root / CURRENT)
             if not back:
                 _refuse_past(generation)
             if generation.published() is None:
                 sealed.write(generation.path / PUBLISHED, body)
-            sealed.write(generation.root / CURRENT, {"generation": generation.number})
+            sealed.write(root / CURRENT, {"generation": generation.number}, version)
+    except ReplacedError:  # by a process that published at the same time
+        publish(generation, quality=quality, statistics=statistics, back=back)
     except OSError as error:
-        raise disk_error(generation.root, 65_536, error) from error
+        raise disk_error(root, 65_536, error) from error
 
 
 def retire(generation: Generation) -> None:
     """Remove a generation.
 
     Raises:
-        LockedError: if a process reads or writes it.
+        LockedError: if a process reads or writes it, or it is in an object store.
         CacheError: if it is the current one.
     """
     with FileLock(generation.root / LOCK, exclusive=True, wait=True):
@@ -171,7 +185,8 @@ def collect_garbage(
 
     That is: generations older than the current one except the last `keep - 1` of them, rejected ones,
     embeddings that no remaining generation was made with, and temporary files of killed processes. The
-    current generation, those in use and those still being written are kept.
+    current generation, those in use and those still being written are kept; in an object store, which cannot
+    tell what is in use, everything.
 
     Args:
         root: the cache's folder.
@@ -180,6 +195,8 @@ def collect_garbage(
         dry_run: only return the paths.
     """
     removed: list[Path] = []
+    if is_remote(root):
+        return removed
     newest = current_number(root)
     known = [generation for generation in generations(root) if generation.number != newest]
     past = [g for g in known if g.number < newest and g.number not in refused]

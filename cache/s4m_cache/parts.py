@@ -2,17 +2,19 @@
 
 import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
+from zarr.abc.buffer import Buffer
+from zarr.buffer import cpu
+from zarr.storage import LocalStore, MemoryStore
 
 from s4m_cache import sealed
-from s4m_cache.atomic import atomic_folder
 from s4m_cache.errors import CacheError, DamagedError, reading
 from s4m_cache.masks import Masks, offsets, packed_sizes
 from s4m_cache.records import ImageLabels, Instances, pack_columns
@@ -27,6 +29,7 @@ from s4m_cache.schema import (
     VERSION_WITH_IGNORED,
     write_arrays,
 )
+from s4m_cache.storage import storage
 
 MANIFEST = "MANIFEST.json"
 
@@ -51,8 +54,9 @@ class Part:
             self.files: dict[str, tuple[int, int]] = {
                 name: (int(size), int(checksum)) for name, (size, checksum) in manifest["files"].items()
             }
-        for name in self.files:
-            self._check_size(name)
+        if storage(path).reads_ranges:  # else the whole file is compared when it is read
+            for name in self.files:
+                self._check_size(name)
 
     @property
     def size_bytes(self) -> int:
@@ -66,13 +70,12 @@ class Part:
         Raises:
             DamagedError: if a file is damaged.
         """
-        for name in self.files:
-            if name not in BIT_FILES.values():  # their chunks have their own checksums
-                self.check_file(name)
         stored = [name for name in COLUMNS if name != "use_raw" or "use_raw/zarr.json" in self.files]
+        # The chunks of masks have their own checksums.
+        contents = self._checked([name for name in self.files if name not in BIT_FILES.values()])
         for name in stored:
-            self._check_size(f"{name}/zarr.json")
-        columns: dict[str, NDArray[Any]] = {name: np.asarray(self._array(name)[...]) for name in stored}
+            self._require_listed(f"{name}/zarr.json")
+        columns: dict[str, NDArray[Any]] = {name: self._column(name, contents) for name in stored}
         columns.setdefault("use_raw", np.zeros(len(columns["label"]), np.uint8))  # a part of version 1
         if not np.array_equal(columns["image_id"], self.image_ids):
             raise DamagedError(self.path, "image_id differs from the manifest", self.image_ids.tolist())
@@ -96,16 +99,17 @@ class Part:
         start, stop = self.byte_ptr[name][[first, last]].tolist()
         if start == stop:
             return np.zeros(0, np.uint8)
-        ids = self.image_ids[first:last].tolist()
+        ids, in_memory = self.image_ids[first:last].tolist(), not storage(self.path).reads_ranges
+        array = self._in_memory(name) if in_memory else self._bit_arrays[name]
         try:
-            with reading(self.path):
-                bits = np.asarray(self._bit_arrays[name][start:stop])
+            with nullcontext() if in_memory else reading(self.path):
+                bits = np.asarray(array[start:stop])
         except CacheError:
             raise
         except Exception as error:  # codecs raise many kinds of exceptions on damaged bytes
             raise DamagedError(self.path / BIT_FILES[name], str(error), ids) from error
-        # Zarr reads a missing file as zeros, so check after the read that it still exists.
-        self._check_size(BIT_FILES[name])
+        if not in_memory:  # Zarr reads a missing file as zeros, so check after the read that it still exists
+            self._check_size(BIT_FILES[name])
         return bits
 
     def needs_raw(self, first: int, last: int) -> bool:
@@ -144,33 +148,70 @@ class Part:
         Raises:
             DamagedError: if it is missing or damaged.
         """
-        self._check_size(name)
-        with reading(self.path / name):
-            found, expected = zlib.crc32((self.path / name).read_bytes()), self.files[name][1]
-        if found != expected:
-            raise DamagedError(
-                self.path / name, f"checksum {found:08x}, expected {expected:08x}", self.image_ids.tolist()
-            )
+        self._checked([name])
 
     @cached_property
     def _bit_arrays(self) -> dict[str, zarr.Array[Any]]:
-        return {name: self._array(name) for name in BITS}
+        stores = {name: LocalStore(self.path / name, read_only=True) for name in BITS}
+        return {name: zarr.open_array(store, mode="r", zarr_format=3) for name, store in stores.items()}
 
-    def _array(self, name: str) -> zarr.Array[Any]:
-        return zarr.open_array(LocalStore(self.path / name, read_only=True), mode="r", zarr_format=3)
+    def _in_memory(self, name: str) -> zarr.Array[Any]:
+        """An array of packed masks, read whole."""
+        return _array(name, self._contents([f"{name}/zarr.json", BIT_FILES[name]]))
+
+    def _checked(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The content of files, compared with their checksums."""
+        contents = self._contents(names)
+        for name, data in contents.items():
+            found, expected = zlib.crc32(data), self.files[name][1]
+            if found != expected:
+                self._damaged(name, f"checksum {found:08x}, expected {expected:08x}")
+        return contents
+
+    def _contents(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The content of files, all there and of the right size."""
+        with reading(self.path):
+            contents = storage(self.path).read_files(self.path, names)
+        for name in names:
+            self._compare_size(name, len(contents[name]) if name in contents else None)
+        return contents
 
     def _check_size(self, name: str) -> None:
-        if name not in self.files:
-            raise DamagedError(self.path / MANIFEST, f"does not list {name}", self.image_ids.tolist())
-        expected = self.files[name][0]
         try:
             with reading(self.path / name):
-                found = (self.path / name).stat().st_size
+                self._compare_size(name, (self.path / name).stat().st_size)
         except FileNotFoundError:
-            raise DamagedError(self.path / name, "missing", self.image_ids.tolist()) from None
-        if found != expected:
-            problem = f"{found} bytes, expected {expected}"
-            raise DamagedError(self.path / name, problem, self.image_ids.tolist())
+            self._compare_size(name, None)
+
+    def _column(self, name: str, contents: dict[str, bytes]) -> NDArray[Any]:
+        array = _array(name, contents)
+        if array.nchunks != sum(key.startswith(f"{name}/c.") for key in contents):  # Zarr would read zeros
+            raise DamagedError(self.path / MANIFEST, f"does not list all of {name}", self.image_ids.tolist())
+        return np.asarray(array[...])
+
+    def _require_listed(self, name: str) -> None:
+        if name not in self.files:
+            raise DamagedError(self.path / MANIFEST, f"does not list {name}", self.image_ids.tolist())
+
+    def _compare_size(self, name: str, found: int | None) -> None:
+        self._require_listed(name)
+        if found is None:
+            self._damaged(name, "missing")
+        if found != (expected := self.files[name][0]):
+            self._damaged(name, f"{found} bytes, expected {expected}")
+
+    def _damaged(self, name: str, problem: str) -> NoReturn:
+        raise DamagedError(self.path / name, problem, self.image_ids.tolist())
+
+
+def _array(name: str, contents: dict[str, bytes]) -> zarr.Array[Any]:
+    """An array from the content of the part's files."""
+    files: dict[str, Buffer] = {
+        key.removeprefix(f"{name}/"): cpu.Buffer.from_bytes(data)
+        for key, data in contents.items()
+        if key.startswith(f"{name}/")
+    }
+    return zarr.open_array(MemoryStore(files, read_only=True), mode="r", zarr_format=3)
 
 
 def write_part(path: Path, images: Sequence[ImageLabels]) -> None:
@@ -180,7 +221,7 @@ def write_part(path: Path, images: Sequence[ImageLabels]) -> None:
         OSError: as the file system reports it.
     """
     columns = pack_columns(images)
-    with atomic_folder(path) as folder:
+    with storage(path).new_folder(path, MANIFEST) as folder:
         write_arrays(folder, columns)
         files = {}
         for file in sorted(file for file in folder.rglob("*") if file.is_file()):

@@ -1,5 +1,6 @@
 """Random access to the labels of a generation by image id, from any number of processes."""
 
+import copy
 import os
 from array import array
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from s4m_cache.locks import FileLock
 from s4m_cache.parts import Part
 from s4m_cache.records import ImageLabels
 from s4m_cache.schema import BITS, COLUMNS
+from s4m_cache.storage import Unlocked
 
 OPEN_IMAGES = 131_072
 """Images whose parts a reader keeps open, all of COCO's: about 50 MB with 7 instances each."""
@@ -48,7 +50,7 @@ class CacheReader:
         self.generation = generation
         self.preload_bytes = preload_bytes
         pin = generation.pin()
-        self._pin: FileLock | None = pin
+        self._pin: FileLock | Unlocked | None = pin
         self._process = os.getpid()
         try:
             self._names = [path.name for path in generation.part_paths()]
@@ -168,6 +170,8 @@ class CacheReader:
             if self._pin is None:
                 raise CacheError(f"{self.generation.path}: this reader is closed")
             return
+        # A new path: connections to an object store do not survive a fork.
+        self.generation = Generation(copy.copy(self.generation.root), self.generation.number)
         self._pin = self.generation.pin()
         self._open.clear()
         self._process = os.getpid()

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from s4m_cache.atomic import write_bytes
 from s4m_cache.errors import REPAIR, DamagedError, reading
+from s4m_cache.storage import storage
 
 _TAIL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n\Z')
 TAIL_BYTES = len(b',"crc32":"00000000"}\n')
@@ -21,9 +21,15 @@ def dump(body: dict[str, Any]) -> bytes:
     return head + f',"crc32":"{zlib.crc32(head):08x}"}}\n'.encode()
 
 
-def write(path: Path, body: dict[str, Any]) -> None:
-    """Write `body` to `path`, sealed and atomically."""
-    write_bytes(path, dump(body))
+def write(path: Path, body: dict[str, Any], version: str | None = None) -> None:
+    """Write `body` to `path`, sealed and atomically.
+
+    Args:
+        path: the file.
+        body: JSON values.
+        version: of the file that may be replaced (see `storage`); None: any.
+    """
+    storage(path).write(path, dump(body), version)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from s4m_cache.locks import FileLock
 from s4m_cache.parts import write_part
 from s4m_cache.records import ImageLabels, check
 from s4m_cache.sharding import ShardSpec
+from s4m_cache.storage import Unlocked, storage
 
 
 class ShardWriter:
@@ -134,10 +135,10 @@ class ShardWriter:
     def _prefix(self) -> str:
         return f"part-{self.shard.index:04d}-"
 
-    def _take_shard(self) -> FileLock:
+    def _take_shard(self) -> FileLock | Unlocked:
         path = self.generation.path / f"shard-{self.shard.index:04d}.lock"
         try:
-            return FileLock(path, exclusive=True)
+            return storage(path).lock(path, exclusive=True)
         except LockedError as error:
             self._pin.release()
             raise LockedError(

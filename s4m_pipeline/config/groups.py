@@ -5,10 +5,12 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator
 
+from s4m_cache.storage import is_remote
 from s4m_pipeline.config.base import AtLeastOne, Settings
 from s4m_pipeline.core.cores import own_cores
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.locations import is_remote, location
+from s4m_pipeline.core.locations import cache_location, location
+from s4m_pipeline.core.paths import CACHE
 
 Split = Literal["val", "test"]
 Logger = Literal["tensorboard", "wandb", "mlflow"]
@@ -242,8 +244,10 @@ class TileOptions(Settings):
 
 
 class CacheOptions(Settings):
-    """How pseudo-labels are stored."""
+    """Where and how pseudo-labels are stored."""
 
+    root: str | None = None
+    """Folder, or address on S3 (`s3://bucket/folder`); None: `cache` in the experiment's folder."""
     part_images: AtLeastOne = 256
     """Images per immutable part of the cache: at most so many are lost when a process is killed."""
     embeddings: bool = False
@@ -251,3 +255,21 @@ class CacheOptions(Settings):
     Those of tiles are not kept: with `tiles.size_px` this has no effect."""
     embeddings_gb: float = 50.0
     """Disk space that the embeddings of all images may take, in GB."""
+
+    @field_validator("embeddings")
+    @classmethod
+    def _on_a_disk(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "://" in (info.data.get("root") or ""):
+            raise ValueError("embeddings: True given, but cache.root is an address: expected a folder")
+        return value
+
+    def folder(self, experiment: Path) -> Path:
+        """The cache of an experiment.
+
+        Args:
+            experiment: its folder.
+
+        Raises:
+            UserError: if `root` is an address that cannot be read.
+        """
+        return experiment / CACHE if self.root is None else cache_location(self.root)

@@ -1,4 +1,4 @@
-"""Paths of this machine, and addresses of object stores that are used like them, for reading only."""
+"""Paths of this machine, and addresses of object stores that are used like them."""
 
 import errno
 from contextlib import suppress
@@ -8,8 +8,12 @@ from typing import Any, cast
 from s4m_pipeline.core.errors import UserError
 
 
-def location(text: str) -> Path:
+def location(text: str, **options: Any) -> Path:
     """A path, or for an address such as `s3://bucket/folder` an object with the methods of one.
+
+    Args:
+        text: path or address.
+        options: of an address, for the file system of fsspec.
 
     Raises:
         UserError: if the packages that read addresses are not installed.
@@ -19,7 +23,7 @@ def location(text: str) -> Path:
     try:
         from upath import UPath
 
-        place = UPath(text)
+        place = UPath(text, **options)
         _ = place.fs
     except (ImportError, ValueError) as error:
         raise UserError(
@@ -29,9 +33,13 @@ def location(text: str) -> Path:
     return cast(Path, place)
 
 
-def is_remote(path: Path) -> bool:
-    """Whether it is an address."""
-    return not isinstance(path, Path)
+def cache_location(text: str) -> Path:
+    """The place of a cache, whose content is looked up each time because other processes change it.
+
+    Raises:
+        UserError: as `location`.
+    """
+    return location(text, use_listings_cache=False)
 
 
 def list_folder(path: Path) -> None:

@@ -14,8 +14,9 @@ from PIL import Image, TiffImagePlugin
 
 from s4m_cache.errors import MOUNT_FAULTS
 from s4m_cache.limits import MAX_PIXELS, MAX_RATIO, RAISE_LIMIT, is_thin
+from s4m_cache.storage import is_remote
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.locations import is_remote, read_remote
+from s4m_pipeline.core.locations import read_remote
 from s4m_pipeline.data.findings import Problem
 
 EXTENSIONS = frozenset(

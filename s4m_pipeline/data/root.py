@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from s4m_pipeline.core.locations import is_remote, list_folder
+from s4m_cache.storage import is_remote
+from s4m_pipeline.core.locations import list_folder
 
 
 class ImageRoot:

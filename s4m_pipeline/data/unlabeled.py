@@ -7,9 +7,9 @@ from pathlib import Path
 
 from s4m_cache.errors import CacheError
 from s4m_cache.generation import Generation
+from s4m_cache.storage import is_remote
 from s4m_pipeline.config.groups import DataOptions
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.locations import is_remote
 from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.coco_entries import CocoImage, is_image, read_document
 from s4m_pipeline.data.folder import image_files

@@ -9,7 +9,8 @@ from pathlib import Path
 from s4m_cache import sealed
 from s4m_cache.errors import DamagedError
 from s4m_cache.fingerprint import file_hash
-from s4m_pipeline.core.locations import is_remote, location, remote_hash
+from s4m_cache.storage import is_remote
+from s4m_pipeline.core.locations import location, remote_hash
 from s4m_pipeline.core.paths import IMAGE_FILES
 
 _RECORDS = IMAGE_FILES.replace(".json", "*.json")

@@ -14,7 +14,7 @@ from s4m_pipeline.config.groups import Recipe
 from s4m_pipeline.config.sam_files import sam_source
 from s4m_pipeline.config.weight_files import WeightFile
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.paths import CACHE, CONTROL, STUDENT, TEACHER, WEIGHTS
+from s4m_pipeline.core.paths import CONTROL, STUDENT, TEACHER, WEIGHTS
 from s4m_pipeline.data.unlabeled import names_digest, unlabeled_names
 from s4m_pipeline.experiment.changes import changes, differences
 from s4m_pipeline.experiment.checkpoints import latest_checkpoint, step_of, teacher_weights
@@ -129,7 +129,7 @@ class Planner:
         return self._training("teacher", "pretrain-teacher", read_run(self.folder / TEACHER), now)
 
     def _refine(self) -> Plan:
-        root, log = self.folder / CACHE, self._log
+        root, log = self.options.cache.folder(self.folder), self._log
         started = self.options.student is not None and bool(log.entries)
         if started and not self._label_changes and not self._student_starts_over:
             return Plan("refine", f"finished (gen-{log.first:04d}, which the student started with)")
@@ -251,7 +251,7 @@ class Planner:
     @cached_property
     def _label_changes(self) -> list[str]:
         """Differences of the current labels from those that the student started with, or its latest ones."""
-        known = generations(self.folder / CACHE)
+        known = generations(self.options.cache.folder(self.folder))
         changed_images = image_changes(known[-1].path) if known else []
         return [*_label_changes(self._log.fingerprint or {}, self._labels_now), *changed_images]
 

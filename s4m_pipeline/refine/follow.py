@@ -108,6 +108,10 @@ def require_followable(inputs: RefineInputs) -> StudentOptions:
     student = inputs.options.student
     if student is None:
         raise UserError("--follow: the config has no group `student`, so there is no training to follow.")
+    if (address := inputs.options.cache.root) and "://" in address:
+        raise UserError(
+            f"--follow: cache.root is {address}: a file system is needed, where teachers are kept."
+        )
     if student.source != "cache":
         raise UserError(f"--follow: student.source is {student.source!r}: the training reads no labels.")
     if student.refresh_every is not None:

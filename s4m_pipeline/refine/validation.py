@@ -16,8 +16,8 @@ from s4m_cache import sealed
 from s4m_cache.atomic import discard_leftovers
 from s4m_cache.errors import DamagedError, LockedError, disk_error
 from s4m_cache.generation import Generation
-from s4m_cache.locks import FileLock
 from s4m_cache.sharding import ShardSpec
+from s4m_cache.storage import storage
 from s4m_pipeline.config.groups import PromptType, Recipe
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
@@ -73,8 +73,9 @@ def measure_validation(
     """
     for shard in shards:
         while lacks_counts(inputs, generation, shard):
+            path = _path(generation, shard).with_suffix(".lock")
             try:
-                lock = FileLock(_path(generation, shard).with_suffix(".lock"), exclusive=True)
+                lock = storage(path).lock(path, exclusive=True)
             except LockedError:
                 if stop():
                     return False

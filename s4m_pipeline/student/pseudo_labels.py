@@ -18,7 +18,7 @@ from s4m_cache.reader import CacheReader
 from s4m_cache.records import ImageLabels
 from s4m_cache.schema import IGNORED
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.locations import location
+from s4m_pipeline.core.locations import cache_location, location
 from s4m_pipeline.data.findings import Problem
 from s4m_pipeline.data.images import ImageError
 from s4m_pipeline.data.unlabeled import load_unlabeled
@@ -35,7 +35,7 @@ class PseudoLabeledImages(BaseDetDataset):
     Args:
         source: COCO JSON or folder of the unlabeled images.
         images: folder that the file names of a JSON are relative to.
-        cache: the cache's root folder.
+        cache: the cache's root, a folder or an address.
         classes: names in the order of the labels.
         pipeline: the labeled branch's transforms; see `pseudo_label_pipeline`.
         preload_bytes: size of the packed masks that each loading process keeps in memory.
@@ -59,7 +59,7 @@ class PseudoLabeledImages(BaseDetDataset):
         score_weights: bool = False,
     ) -> None:
         self._images = load_unlabeled(location(source), location(images)).images
-        self.cache_root = Path(cache)
+        self.cache_root = cache
         self.preload_bytes = preload_bytes
         self.objects_per_image = objects_per_image
         self.score_weights = score_weights
@@ -87,7 +87,8 @@ class PseudoLabeledImages(BaseDetDataset):
         """
         if self._reader is not None and self._reader.generation.number == number:
             return
-        reader = CacheReader(Generation(self.cache_root, number), preload_bytes=self.preload_bytes)
+        root = cache_location(self.cache_root)  # new: connections to a store do not survive a fork
+        reader = CacheReader(Generation(root, number), preload_bytes=self.preload_bytes)
         found, expected = tuple(reader.generation.spec.classes), self.metainfo["classes"]
         if found != expected:
             reader.close()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from s4m_pipeline.core import console
+from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.core.locations import cache_location
 from s4m_pipeline.core.paths import CACHE
 from s4m_stages.cache_tables import print_json, print_repairs, print_summary, print_verification, report
 
@@ -19,18 +21,22 @@ Result = TypeVar("Result")
 app = typer.Typer(help="Inspect, verify, repair, compare and import pseudo-labels.", no_args_is_help=True)
 
 
-def _cache_folder(folder: Path) -> Path:
+def folder_or_address(text: str) -> Path:
     """The cache itself, if the folder of an experiment is given."""
-    return folder / CACHE if (folder / CACHE).is_dir() else folder
+    from s4m_cache.storage import is_remote
+
+    place = cache_location(text)
+    inside = place if is_remote(place) else place / CACHE
+    return inside if inside.is_dir() else place
 
 
 Root = Annotated[
     Path,
     typer.Argument(
         metavar="CACHE",
-        help="Folder of the cache, or of its experiment (work_dirs/NAME).",
+        help="Folder or address of the cache (s3://...), or folder of its experiment (work_dirs/NAME).",
         show_default=False,
-        callback=_cache_folder,
+        parser=folder_or_address,
     ),
 ]
 Number = Annotated[int | None, typer.Option("--generation", "-g", min=1, help="Number of a generation.")]
@@ -147,8 +153,14 @@ def gc(
 ) -> None:
     """Remove old generations that no process reads, their embeddings, and files of killed processes."""
     from s4m_cache.generations import collect_garbage
+    from s4m_cache.storage import is_remote
 
     _chosen(root, None)  # refuse a folder that is not a cache
+    if is_remote(root):
+        raise UserError(
+            f"{root}: in an object store nobody can tell whether a process reads a generation.\n"
+            "Remove the folders of generations that none needs with the store's own tools."
+        )
     removed = [str(path) for path in collect_garbage(root, keep, dry_run=dry_run)]
     if as_json:
         print_json({"would be removed" if dry_run else "removed": removed})

@@ -12,7 +12,7 @@ import typer
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core import console
 from s4m_pipeline.core.launchers import LAUNCHERS, LauncherName, Shards
-from s4m_pipeline.core.paths import CACHE, JOBS, STUDENT, experiment_folder
+from s4m_pipeline.core.paths import JOBS, STUDENT, experiment_folder
 from s4m_pipeline.core.processes import visible_gpus
 from s4m_pipeline.experiment.checkpoints import teacher_weights
 from s4m_stages.arguments import Config, Overrides, TrustCheckpoint, WorkDir
@@ -75,7 +75,7 @@ def refine(
         recipe = options.refine.model_copy(update={"ground_truth": str(ground_truth.absolute())})
         options = options.model_copy(update={"refine": recipe})
     experiment = experiment_folder(config_path, work_dir)
-    root = experiment / CACHE
+    root = options.cache.folder(experiment)
     part = _part(shard)
     workers = workers or len(visible_gpus())
     if part is None and preview is None and (launcher != "local" or workers > 1):

@@ -15,7 +15,6 @@ from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import (
-    CACHE,
     REPORT,
     STUDENT,
     TEACHER,
@@ -97,7 +96,7 @@ def _draw_pictures(work_dir: Path, config_path: Path | None, overrides: Sequence
 
     weights = {name: work_dir / name / WEIGHTS for name in (TEACHER, STUDENT)}
     finished = {name: path for name, path in weights.items() if path.is_file()}
-    draw_outdated(work_dir, work_dir / CACHE, finished, options, config, console.progress.print)
+    draw_outdated(work_dir, options.cache.folder(work_dir), finished, options, config, console.progress.print)
 
 
 def _configured_source(config: Path, overrides: Sequence[str]) -> "DataSource":
@@ -175,7 +174,9 @@ def augmentation(
 
     from s4m_pipeline.apps.report.illustrations import augmentation_picture
 
-    augmentation_picture(options, config, experiment / CACHE, images, path, console.progress.print)
+    augmentation_picture(
+        options, config, options.cache.folder(experiment), images, path, console.progress.print
+    )
     console.result.print(f"{path}")
 
 

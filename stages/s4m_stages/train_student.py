@@ -8,7 +8,7 @@ import typer
 from s4m_pipeline.config.experiment import Options, load_experiment
 from s4m_pipeline.config.student import OWN_TEACHER, StudentOptions
 from s4m_pipeline.core import console
-from s4m_pipeline.core.paths import CACHE, CONTROL, STUDENT, TEACHER, WEIGHTS, experiment_folder
+from s4m_pipeline.core.paths import CONTROL, STUDENT, TEACHER, WEIGHTS, experiment_folder
 from s4m_pipeline.experiment.checkpoints import teacher_weights
 from s4m_pipeline.experiment.generation_log import GenerationLog
 from s4m_pipeline.planning.batches import student_batch_sizes
@@ -80,7 +80,7 @@ def train_student(
             lambda: Components(
                 _model(options, student, config, len(train.categories), sam),
                 _dataloader(student, config, train, labels),
-                _hooks(options, student, config, labels, log),
+                _hooks(options, student, config, experiment, labels, log),
             ),
         )
 
@@ -102,7 +102,7 @@ def _load_inputs(options: Options, student: StudentOptions, folder: Path, overwr
     if overwrite:
         log.entries.clear()
     number = log.latest if log.entries else None
-    return train, val, labels_of_source(options, folder.parent / CACHE, number, train), log
+    return train, val, labels_of_source(options, options.cache.folder(folder.parent), number, train), log
 
 
 def _model(
@@ -137,6 +137,7 @@ def _hooks(
     options: Options,
     student: StudentOptions,
     config: dict[str, Any],
+    experiment: Path,
     labels: "Labels | TrueLabels | None",
     log: "GenerationLog",
 ) -> "list[Hook]":
@@ -149,7 +150,7 @@ def _hooks(
     if not isinstance(labels, Labels):
         return []
     if not log.entries:
-        _note_other_teacher(labels)
+        _note_other_teacher(labels, experiment)
         publication = labels.generation.published()
         assert publication is not None  # it is current
         log.record(
@@ -164,17 +165,17 @@ def _hooks(
     refine = RefineLabels(options, config, labels.root)
     return [
         TakeLabels(labels.root, log, student, epoch_steps, refine),
-        WarnBelowTeacher(labels.root.parent, options),
+        WarnBelowTeacher(experiment, options),
     ]
 
 
-def _note_other_teacher(labels: "Labels") -> None:
+def _note_other_teacher(labels: "Labels", experiment: Path) -> None:
     """Say so if the labels to start with were made by weights other than the experiment's teacher."""
     from mmengine.dist import is_main_process
 
     from s4m_cache.fingerprint import file_hash
 
-    teacher = labels.root.parent / TEACHER / WEIGHTS
+    teacher = experiment / TEACHER / WEIGHTS
     made_by = labels.fingerprint.get("teacher")  # None: imported
     if is_main_process() and made_by and teacher.is_file() and file_hash(teacher) != made_by:
         console.progress.print(

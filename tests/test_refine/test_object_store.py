@@ -1,44 +1,23 @@
 """Images and annotations on S3, as moto serves it on the loopback: the results of local files."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from s4m_cache.errors import CacheError
 from s4m_cache.generation import Generation
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.explain import explain
+from s4m_pipeline.core.locations import cache_location
+from s4m_stages.cache import app
 from s4m_stages.pretrain_teacher import pretrain_teacher
 from test_refine.conftest import assert_same_labels
 
-moto = pytest.importorskip("moto.server")
+pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("upath")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    """A store without buckets, whose address and keys are in the environment."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "any")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield running
-        running.stop()
-
-
-@pytest.fixture
-def store(server: Any) -> Iterator[Any]:
-    s3fs.S3FileSystem.clear_instance_cache()  # other commands are other processes, and list again
-    yield s3fs.S3FileSystem(skip_instance_cache=True)
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def upload(store: Any, folder: Path, bucket: str) -> str:
@@ -61,6 +40,22 @@ def test_refine__images_in_a_store__have_the_labels_of_local_ones_until_one_is_r
     (tmp_path / "remote/cache/gen-0001/PUBLISHED.json").unlink()
     with pytest.raises(CacheError, match=r"image changed: s3://photos/data/train/train_00004\.png"):
         refine("remote", remote, quick)
+
+
+def test_refine__cache_in_a_store__has_the_labels_of_a_local_one(experiment, refine, store, tmp_path):
+    store.mkdir("refined")
+    for shard in ("1/2", "2/2"):
+        refine("remote", "refine.prompt=none", "cache.root=s3://refined/cache", shard=shard)
+    refine("local", "refine.prompt=none")
+
+    cache = cache_location("s3://refined/cache")
+    assert_same_labels(cache, tmp_path / "local/cache")
+    assert not (tmp_path / "remote/cache").exists()
+    for command in ("info", "verify"):
+        result = CliRunner().invoke(app, [command, "s3://refined/cache", "--json"])
+        assert result.exit_code == 0, result.output
+    refused = CliRunner().invoke(app, ["gc", "s3://refined/cache"])
+    assert "nobody can tell whether a process reads" in str(refused.exception)
 
 
 def test_refine__object_is_missing_or_the_store_is_gone__is_reported_and_gives_no_labels(

@@ -1,7 +1,12 @@
 """Gradient accumulation: a batch in parts learns what several devices learn from it."""
 
+import itertools
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from s4m_cache.generation import Generation
 from s4m_cache.reader import CacheReader
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.student import refresh
 from s4m_pipeline.train.runner import optim_wrapper
 from s4m_stages.pretrain_teacher import pretrain_teacher
 from s4m_stages.train_student import train_student
@@ -112,6 +118,42 @@ def test_teacher__resumed_on_another_number_of_devices__learns_the_same_or_is_re
     assert train_two(tiny_config, tmp_path / "two", SGD) == [0, 0]
     moved, two = (load_file(tmp_path / name / "teacher/weights.safetensors") for name in ("moved", "two"))
     assert_close(moved, two, 1e-5)
+
+
+def test_student__interrupted_in_a_refresh_and_resumed_on_other_devices__learns_the_same_or_is_refused(
+    student_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process labels half of the images; two finish the labels, and the training."""
+    config = student_experiment / "study.py"
+    settings = [SGD, "student.unlabeled_batch_size=4", "student.iterations=4"]
+    whole, moved = (prepare(student_experiment, tmp_path / name) for name in ("whole", "moved"))
+    label_shards = refresh.label_shards
+
+    def label_some(*arguments: Any, stop: Callable[[], bool]) -> bool:
+        asked = itertools.count()
+
+        def stop_at_third() -> bool:
+            if next(asked) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return stop()
+
+        return label_shards(*arguments, stop=stop_at_third)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(refresh, "label_shards", label_some)
+        train_student(config, [*settings, "student.accumulate=2"], moved)
+    refreshed = Generation(moved / "cache", 2)
+    assert 0 < refreshed.stored_ids().size < refreshed.image_ids.size
+    with pytest.raises(UserError, match=r"batches are in 2 part\(s\), now there would be 1"):
+        train_student(config, settings, moved)
+    assert exit_codes(start_two(train_student, config, settings, moved), within_s=400) == [0, 0]
+    train_student(config, [*settings, "student.accumulate=2"], whole)
+
+    assert_close(*(load_file(work / "student/weights.safetensors") for work in (whole, moved)), 1e-5)
+    assert refreshed.spec.num_shards == 1 and refreshed.published() is not None
+    with CacheReader(refreshed) as ours, CacheReader(Generation(whole / "cache", 2)) as theirs:
+        for name in ("label", "bbox"):
+            np.testing.assert_array_equal(ours.column(name), theirs.column(name))
 
 
 def test_teacher__batch_that_its_parts_cannot_share__is_refused(tiny_config: Path, tmp_path: Path) -> None:

@@ -1,0 +1,261 @@
+"""A cache in an object store, as moto serves S3 on the loopback: writes that fail, conflicts, damage."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s4m_cache.errors import CacheError, DamagedError, LockedError
+from s4m_cache.generation import Generation
+from s4m_cache.generations import begin, collect_garbage, current_number, generations, publish
+from s4m_cache.reader import CacheReader
+from s4m_cache.sharding import ShardSpec
+from s4m_cache.storage import storage
+from s4m_cache.verify import repair, verify
+from s4m_cache.writer import ShardWriter
+from test_cache.samples import assert_same_labels, fill, make_labels, make_published, make_spec
+
+s3fs = pytest.importorskip("s3fs")
+REPOSITORY = Path(__file__).parents[2]
+IMAGE_IDS = range(4)
+
+KILLED_WRITER = """
+import os, signal, sys
+import s3fs
+from s4m_pipeline.core.locations import cache_location
+from test_cache.test_object_store import label_everything
+
+call = s3fs.S3FileSystem._call_s3
+
+async def call_or_die(self, method, *args, **kwargs):
+    if method == "put_object" and kwargs["Key"].endswith(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await call(self, method, *args, **kwargs)
+
+s3fs.S3FileSystem._call_s3 = call_or_die
+label_everything(cache_location(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def root(store: Any, request: pytest.FixtureRequest) -> Path:
+    """An empty cache of this test."""
+    from s4m_pipeline.core.locations import cache_location
+
+    if not store.exists("caches"):
+        store.mkdir("caches")
+    return cache_location(f"s3://caches/{request.node.name}")
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The last part of the key of each object that is written."""
+    keys: list[str] = []
+    watch(monkeypatch, lambda kwargs: keys.append(kwargs["Key"].rpartition("/")[2]))
+    return keys
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, before: Any) -> None:
+    """Call `before` with the arguments of each request that writes an object."""
+    call = s3fs.S3FileSystem._call_s3
+
+    async def watched(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        if method == "put_object":
+            before(kwargs)
+        return await call(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", watched)
+
+
+def label_everything(root: Path) -> None:
+    """Begin, write what is pending and publish: 3 images in a part, and one."""
+    generation = begin(root, make_spec(IMAGE_IDS))
+    fill(generation, max_images=3)
+    publish(generation)
+
+
+def contents(generation: Generation) -> list[dict[str, bytes]]:
+    """The files of each part by their path in it, the part with the first image first."""
+    parts = sorted(generation.parts(), key=lambda part: part.image_ids[0])
+    return [storage(part.path).read_files(part.path, [*part.files, "MANIFEST.json"]) for part in parts]
+
+
+def assert_whole(root: Path) -> None:
+    with CacheReader.current(root) as reader:
+        assert reader.image_ids.tolist() == list(IMAGE_IDS)
+        for labels in reader.read_many(IMAGE_IDS, raw=True):
+            assert_same_labels(labels, make_labels(labels.image_id))
+
+
+def test_generation__in_a_store__has_the_bytes_of_a_local_one(root, tmp_path, written):
+    label_everything(root)
+    label_everything(tmp_path)
+
+    assert contents(Generation(root, 1)) == contents(Generation(tmp_path, 1))
+    assert_whole(root)
+    assert verify(Generation(root, 1)).sound
+    ends = [key for key in written if key.endswith(".json") and key != "zarr.json"]
+    assert ends == ["generation.json", "MANIFEST.json", "MANIFEST.json", "PUBLISHED.json", "CURRENT.json"]
+
+
+@pytest.mark.parametrize("key", ["generation.json", "MANIFEST.json", "PUBLISHED.json"])
+def test_writes__fail_from_one_on__leave_nothing_half_and_the_next_command_completes_it(
+    root, key, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        gone = []
+
+        def refuse(kwargs: dict[str, Any]) -> None:
+            gone.extend([True] * kwargs["Key"].endswith(key))
+            if gone:
+                raise ConnectionError("refused")
+
+        watch(patch, refuse)
+        with pytest.raises(CacheError, match=r"cannot write s3://caches/.*refused.*same command"):
+            label_everything(root)
+
+    assert [known.name for known in generations(root)] == (["gen-0001"] if key != "generation.json" else [])
+    for known in generations(root):
+        assert verify(known).damages == []
+        stored = list(IMAGE_IDS) if key == "PUBLISHED.json" else []
+        assert known.stored_ids().tolist() == stored
+    with pytest.raises(CacheError, match="no generation is published"):
+        CacheReader.current(root)
+    label_everything(root)
+    assert_whole(root)
+
+
+def test_writer__killed_before_the_manifest__leaves_no_part_and_the_next_one_completes_it(root):
+    paths = [REPOSITORY, REPOSITORY / "cache", REPOSITORY / "tests", *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, str(root), "MANIFEST.json"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        timeout=500,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert Generation(root, 1).part_paths() == []
+    label_everything(root)
+    assert_whole(root)
+
+
+def test_readers__while_a_generation_is_published__see_the_old_one_or_the_new_one(root, monkeypatch):
+    make_published(root, IMAGE_IDS)
+    seen = []
+
+    def look(kwargs: dict[str, Any]) -> None:
+        if kwargs["Key"].endswith("CURRENT.json"):
+            raise ConnectionError("refused")
+
+    with monkeypatch.context() as patch:
+        watch(patch, look)
+        with pytest.raises(CacheError, match="refused"):
+            make_published(root, IMAGE_IDS, number=2, teacher="sha256:bbbb")
+    for _ in range(2):
+        with CacheReader.current(root) as reader:
+            seen.append((reader.generation.number, len(reader)))
+        make_published(root, IMAGE_IDS, number=2, teacher="sha256:bbbb")
+    assert seen == [(1, len(IMAGE_IDS)), (2, len(IMAGE_IDS))]
+
+
+def test_writers__two_of_one_shard__store_images_twice_and_mix_nothing(root):
+    generation = begin(root, make_spec(IMAGE_IDS))
+    with ShardWriter(generation, ShardSpec(1, 1), max_images=3) as one:
+        other = ShardWriter(generation, ShardSpec(1, 1))
+        for image_id in IMAGE_IDS:
+            one.append(make_labels(image_id))
+            other.append(make_labels(image_id))
+        other.commit()
+    publish(generation)
+
+    assert len(generation.parts()) == 3
+    assert verify(generation).sound
+    assert_whole(root)
+
+
+def test_publish__a_later_one_is_published_in_between__does_not_go_back(root, monkeypatch):
+    first, second = (begin(root, make_spec(IMAGE_IDS), number) for number in (1, 2))
+    fill(first)
+    fill(second)
+    published = Generation.published
+
+    def slow(generation: Generation) -> Any:  # asked for once the number has been compared
+        monkeypatch.undo()
+        publish(second)
+        return published(generation)
+
+    monkeypatch.setattr(Generation, "published", slow)
+    with pytest.raises(CacheError, match="later generation 2 is current"):
+        publish(first)
+    assert current_number(root) == 2
+    publish(first, back=True)
+    assert current_number(root) == 1
+
+
+def test_begin__beside_another_list_of_images__is_refused(root, monkeypatch):
+    def refuse(kwargs: dict[str, Any]) -> None:
+        if kwargs["Key"].endswith("generation.json"):
+            raise ConnectionError("refused")
+
+    with monkeypatch.context() as patch:
+        watch(patch, refuse)
+        with pytest.raises(CacheError, match="refused"):
+            begin(root, make_spec(IMAGE_IDS))
+    with pytest.raises(CacheError, match=r"image_ids\.npy was left by a command that was killed"):
+        begin(root, make_spec(range(3)))
+    label_everything(root)
+    with pytest.raises(CacheError, match="image_ids: stored 4 entries, given 3"):
+        begin(root, make_spec(range(3)))
+
+
+def test_store__that_ignores_conditions__is_refused(root, monkeypatch):
+    watch(monkeypatch, lambda kwargs: kwargs.pop("IfNoneMatch", None))
+    with pytest.raises(CacheError, match="although it is told not to"):
+        begin(root, make_spec())
+
+
+def test_part__object_missing_cut_or_changed__is_damage_and_never_read(root):
+    generation = make_published(root, IMAGE_IDS)
+    part = generation.part_paths()[0]
+    with CacheReader(generation) as reader:
+        image_id = next(id_ for id_ in reader._part(0).image_ids.tolist() if len(make_labels(id_).instances))
+    for name, change, problem in (
+        ("bits/c.0", lambda data: data[:-1], "bytes, expected"),
+        ("score/c.0", lambda data: bytes([data[0] ^ 1]) + data[1:], "checksum"),
+        ("label/c.0", None, "missing"),
+    ):
+        data = (part / name).read_bytes()
+        if change is None:
+            (part / name).unlink()
+        else:
+            (part / name).write_bytes(change(data))
+        with CacheReader(generation) as reader, pytest.raises(DamagedError, match=problem):
+            reader.read(image_id)
+        assert not verify(generation).sound
+        (part / name).write_bytes(data)
+    assert verify(generation).sound
+
+
+def test_removal__from_a_store__is_left_to_the_user(root):
+    make_published(root, IMAGE_IDS)
+    make_published(root, IMAGE_IDS, number=2, teacher="sha256:bbbb")
+    assert collect_garbage(root) == []
+    with pytest.raises(LockedError, match="nobody can tell whether a process uses it"):
+        repair(Generation(root, 1))
+    assert [known.number for known in generations(root)] == [1, 2]
+
+
+def test_cache__of_a_store_without_conditions__is_read_and_not_written(tmp_path):
+    upath = pytest.importorskip("upath")
+    make_published(tmp_path / "cache", IMAGE_IDS)
+    remote = upath.UPath("memory://cache-of-this-test")
+    for file in (tmp_path / "cache").rglob("*"):
+        if file.is_file():
+            (remote / file.relative_to(tmp_path / "cache").as_posix()).write_bytes(file.read_bytes())
+
+    assert_whole(remote)
+    with pytest.raises(CacheError, match="are only read"):
+        begin(remote, make_spec(IMAGE_IDS), 2)

@@ -27,7 +27,7 @@ def model_config(model: Mapping[str, Any], num_classes: int, init_from: str | No
         raise UserError(
             f"The config's model lacks a part of a Mask2Former ({type(error).__name__}: {error}).\n"
             "Expected model.backbone, model.panoptic_head with a loss_cls, and model.panoptic_fusion_head, "
-            "each a dict: see configs/_base_/mask2former_r50.py."
+            "each a dict, as `s4m config demo` shows them."
         ) from error
 
 

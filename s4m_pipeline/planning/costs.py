@@ -13,7 +13,7 @@ from s4m_cache.generations import generations
 from s4m_cache.parts import Part
 from s4m_pipeline.config.groups import TrainOptions
 from s4m_pipeline.config.student import StudentOptions
-from s4m_pipeline.core.paths import CACHE, STUDENT, TEACHER
+from s4m_pipeline.core.paths import STUDENT, TEACHER
 from s4m_pipeline.experiment.metrics import read_metrics
 from s4m_pipeline.experiment.run_record import read_run
 from s4m_pipeline.planning.estimates import GB, LABEL_BYTES, REFINE, median_metric, stage_bytes
@@ -68,7 +68,8 @@ class Costs:
     def stages(self) -> list[Cost]:
         """Of teacher, labels and student."""
         options = self.experiment.options
-        found = ((it, self._recorded_labels(it)) for it in generations(self.experiment.folder / CACHE))
+        cache = options.cache.folder(self.experiment.folder)
+        found = ((it, self._recorded_labels(it)) for it in generations(cache))
         made = [(generation, rate) for generation, rate in found if rate is not None]
         first, later = (
             (made[0][1], made[-1][1])

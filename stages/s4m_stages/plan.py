@@ -1,7 +1,7 @@
 """`s4m plan`: hours and disk of an experiment before it runs, and where each figure comes from."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,11 +9,11 @@ from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import experiment_folder
-from s4m_pipeline.planning.costs import Cost, Costs
-from s4m_pipeline.planning.estimates import GB, count_unlabeled
-from s4m_pipeline.planning.plan import Experiment
 from s4m_pipeline.planning.speeds import GPUS, measured_speed, peak_of
 from s4m_stages.arguments import Config, Overrides, WorkDir
+
+if TYPE_CHECKING:
+    from s4m_pipeline.planning.costs import Cost
 
 
 def plan(
@@ -42,6 +42,10 @@ def plan(
     """
     if gpu is not None and bench is not None:
         raise typer.BadParameter("--gpu and --bench: give one of them")
+    from s4m_pipeline.planning.costs import Costs
+    from s4m_pipeline.planning.estimates import count_unlabeled
+    from s4m_pipeline.planning.plan import Experiment
+
     options, config = load_experiment(config_path, overrides or [])
     number = images or count_unlabeled(options.data)
     if number == 0:
@@ -59,7 +63,9 @@ def plan(
         _print(cost)
 
 
-def _print(cost: Cost) -> None:
+def _print(cost: "Cost") -> None:
+    from s4m_pipeline.planning.estimates import GB
+
     hours = "hours unknown"
     if cost.hours is not None:
         hours = f"{cost.hours:,.3g} hours on {cost.gpus} GPU(s), {cost.gpus * cost.hours:,.3g} GPU hours"

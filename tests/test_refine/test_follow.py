@@ -194,7 +194,7 @@ def test_follow__rejected_generation__is_left_behind_for_the_next_checkpoint(
     inputs = load_inputs(options, config, experiment / "weights.safetensors")
     root, folder = work_dir / "cache", work_dir / "student"
     decisions = iter(["rejected", "taken"])
-    monkeypatch.setattr("s4m_pipeline.refine.gate.judge", lambda *_: next(decisions))
+    monkeypatch.setattr("s4m_pipeline.refine.gate.decide", lambda *_: next(decisions))
     training("ended")
     save_checkpoint(experiment, work_dir, 4)
     assert follow(inputs, root, folder, ALL, stop=never)

@@ -177,7 +177,7 @@ def test_train_student__rejected_labels_are_not_taken(
 def test_train_student__labels_rejected_again_and_again_leave_the_last_ones_only(
     train_student: TrainStudent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("s4m_pipeline.refine.gate.judge", lambda *_: "rejected")
+    monkeypatch.setattr("s4m_pipeline.refine.gate.decide", lambda *_: "rejected")
     work = train_student("run", "student.iterations=5", "student.refresh_every=1")
     assert taken(work) == [(0, 1, "taken"), *((step, 1, "rejected") for step in (2, 3, 4))]
     assert [entry["made"] for entry in log(work)] == [1, 2, 3, 4]

@@ -66,7 +66,7 @@ def require_space(path: Path, needed_bytes: int, purpose: str) -> None:
     Raises:
         CacheError: if fewer are free.
     """
-    free, _ = _free_at(path)
+    free, _ = _free_at(path) if isinstance(path, Path) else (None, path)  # an object store does not fill
     if free is not None and free < needed_bytes:
         raise CacheError(
             f"{path}: {purpose} needs about {needed_bytes:,} bytes, but {free_space(path)}. What was stored "

@@ -22,7 +22,7 @@ from s4m_pipeline.models.model_config import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_stages import evaluate
 from s4m_stages.cli import build_app
-from tests.conftest import CLASSES, TinyCoco
+from tests.conftest import CLASSES, CreatesFile, TinyCoco
 from tests.published import WeightsServer, as_detectron2, as_huggingface, pth
 
 R50 = "mask2former_r50_8xb2-lsj-50e_coco"
@@ -165,21 +165,11 @@ def test_training__from_another_architecture__names_what_fits_and_takes_it_with_
     assert f"{len(backbone)} of " in said
 
 
-class Hostile:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command__hostile_pickle__is_refused_with_the_safe_way_and_not_run(
     command: str, run: Run, weights_server: WeightsServer, tmp_path: Path
 ) -> None:
-    hostile = Hostile(tmp_path / "ran")
+    hostile = CreatesFile(tmp_path / "ran")
     weights_server.publish(R50, pth({"state_dict": {"a": hostile}}))
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": {"a": hostile}}))
     (tmp_path / "both.pth").write_bytes(pth({"model": {"modelStudent.a": hostile}}))

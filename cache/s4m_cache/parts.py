@@ -186,12 +186,12 @@ class Part:
     def _column(self, name: str, contents: dict[str, bytes]) -> NDArray[Any]:
         array = _array(name, contents)
         if array.nchunks != sum(key.startswith(f"{name}/c.") for key in contents):  # Zarr would read zeros
-            raise DamagedError(self.path / MANIFEST, f"does not list all of {name}", self.image_ids.tolist())
+            self._damaged(MANIFEST, f"does not list all of {name}")
         return np.asarray(array[...])
 
     def _require_listed(self, name: str) -> None:
         if name not in self.files:
-            raise DamagedError(self.path / MANIFEST, f"does not list {name}", self.image_ids.tolist())
+            self._damaged(MANIFEST, f"does not list {name}")
 
     def _compare_size(self, name: str, found: int | None) -> None:
         self._require_listed(name)

@@ -20,8 +20,8 @@ class AugmentingPreprocessor(ChannelsPreprocessor):
 
     The order is the paper's (section 3.3): geometry (while loading), ARP, photometric augmentation; then all
     images are normalized, once. In the paper only unlabeled images are augmented here. Instances are pasted
-    between images of one branch only. In training the masks of all samples
-    become tensors (N, H, W) bool on the device, and `ignored`, where a sample has it, one of (H, W).
+    between images of one branch only. In training the masks of all samples become tensors (N, H, W) bool on
+    the device, and `ignored`, where a sample has it, one of (H, W).
 
     Args:
         labeled: fraction of the labeled images that are augmented; samples without a branch are labeled.

@@ -19,7 +19,7 @@ def test_train_student__labels_in_a_store__learns_what_it_does_from_a_folder(
 ) -> None:
     """With a loading process, and with a refresh, whose labels the store gets."""
     store.mkdir("labels")
-    store.put(f"{student_experiment}/work/cache/", "labels/cache/", recursive=True)
+    store.put(f"{student_experiment / 'work' / 'cache'}/", "labels/cache/", recursive=True)
     short = ("student.iterations=3", "student.workers=1")
     local = train_student("local", *short)
     remote = train_student("remote", *short, "cache.root=s3://labels/cache")

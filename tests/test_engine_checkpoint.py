@@ -17,12 +17,12 @@ from s4m_pipeline.experiment.checkpoints import latest_checkpoint
 from s4m_pipeline.models.checkpoint import (
     AtomicBackend,
     Weights,
-    load_checkpoint,
     read_weights,
     require_classes,
     write_weights,
 )
 from s4m_pipeline.models.fitting import initialize, load_weights, require_fit
+from s4m_pipeline.models.unpickling import load_checkpoint
 from tests.conftest import CreatesFile
 
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from s4m_cache.errors import CacheError
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.models.checkpoint import load_checkpoint, write_weights
+from s4m_pipeline.models.checkpoint import write_weights
+from s4m_pipeline.models.unpickling import load_checkpoint
 from s4m_stages.pretrain_teacher import pretrain_teacher
 from s4m_stages.run import run
 from tests.conftest import CreatesFile

@@ -19,7 +19,8 @@ from mmengine.runner import Runner
 from s4m_pipeline.config.groups import Logger
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import RUN
-from s4m_pipeline.models.checkpoint import ATOMIC, load_checkpoint
+from s4m_pipeline.models.checkpoint import ATOMIC
+from s4m_pipeline.models.unpickling import load_checkpoint
 from s4m_pipeline.train.optim import FewOperationsEma, FiniteAmpOptimWrapper, FiniteOptimWrapper, MergedGroups
 
 _MLFLOW_SERVER = os.environ.get("MLFLOW_TRACKING_URI")

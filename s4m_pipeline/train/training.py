@@ -29,16 +29,11 @@ from s4m_pipeline.experiment.best import update_best
 from s4m_pipeline.experiment.checkpoints import latest_checkpoint, step_of
 from s4m_pipeline.experiment.metrics import mean_over_steps, validations
 from s4m_pipeline.experiment.run_record import RunRecord, read_run
-from s4m_pipeline.models.checkpoint import (
-    TRAINING_ONLY,
-    load_checkpoint,
-    no_code_from,
-    read_weights,
-    write_weights,
-)
+from s4m_pipeline.models.checkpoint import TRAINING_ONLY, read_weights, write_weights
 from s4m_pipeline.models.fitting import holds_backbone, initialize
 from s4m_pipeline.models.load import check_start
 from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.models.unpickling import load_checkpoint, no_code_from
 from s4m_pipeline.train.determinism import DeterministicForms
 from s4m_pipeline.train.distributed import on_first_rank
 from s4m_pipeline.train.hooks import RecoverFromNaN, SeedEachStep, StopOnSignal, WatchDisk, save_now

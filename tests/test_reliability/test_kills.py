@@ -22,7 +22,8 @@ import torch
 
 from s4m_cache.generations import generations
 from s4m_cache.verify import verify
-from s4m_pipeline.models.checkpoint import load_checkpoint, read_weights
+from s4m_pipeline.models.checkpoint import read_weights
+from s4m_pipeline.models.unpickling import load_checkpoint
 from tests.conftest import REPOSITORY
 from tests.test_student.conftest import student_experiment  # noqa: F401 (a fixture)
 

@@ -7,7 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.models.checkpoint import Weights, load_checkpoint, read_weights
+from s4m_pipeline.models.checkpoint import Weights, read_weights
+from s4m_pipeline.models.unpickling import load_checkpoint
 
 Kind = Literal["ema", "student"]
 

@@ -68,7 +68,7 @@ def _print(cost: "Cost") -> None:
 
     hours = "hours unknown"
     if cost.hours is not None:
-        hours = f"{cost.hours:,.3g} hours on {cost.gpus} GPU(s), {cost.gpus * cost.hours:,.3g} GPU hours"
+        hours = f"{cost.hours:,.3g} hours on {cost.gpus} device(s), {cost.gpus * cost.hours:,.3g} in all"
     console.result.print(f"{cost.stage}: {hours} ({cost.hours_from})", soft_wrap=True)
     console.result.print(f"    disk {cost.disk_bytes / GB:,.3g} GB ({cost.disk_from})", soft_wrap=True)
     console.result.print(f"    limit: {cost.limit}", soft_wrap=True)

@@ -143,7 +143,8 @@ def draw_augmentation(
     tiles = [(batch.files[i], _image_tile(batch.inputs, i, class_names)) for i in range(num_labeled)]
     rows = [[tile for pair in tiles[i : i + 2] for tile in pair] for i in range(0, num_labeled, 2)]
     titles = 2 * ["file with annotations", "after train_pipeline (network input)"]
-    sections = [Section("Labeled branch; the teacher's images, too, but for teacher.augmented_fraction", pipeline, sheet(rows, titles))]
+    title = "Labeled branch; the teacher's images, too, but for teacher.augmented_fraction"
+    sections = [Section(title, pipeline, sheet(rows, titles))]
     if batch.loaded.sizes_hw:
         titles = [
             "file with pseudo-labels",

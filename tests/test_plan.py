@@ -182,8 +182,8 @@ def test_plan__of_the_tiny_experiment__counts_its_own_images(
     unlabeled = ["data.unlabeled=train.json"]
     plan(tiny_config, gpu="h200", overrides=unlabeled, work_dir=tmp_path)
     said = capsys.readouterr().out
-    assert said.startswith("6 unlabeled images\n") and "hours on 1 device(s)" in said
-    assert said.count("(counted: peak of h200)") == said.count(" hours on") == said.count("limit: ")
+    assert said.startswith("6 unlabeled images\n") and " on 1 device(s), " in said
+    assert said.count("(counted: peak of h200)") == said.count(" on 1 device(s), ") == said.count("limit: ")
     with pytest.raises(UserError, match=r"--gpu h201: unknown. Expected one of h200, "):
         plan(tiny_config, gpu="h201", overrides=unlabeled, work_dir=tmp_path)
     with pytest.raises(UserError, match="--images N"):

@@ -1,4 +1,4 @@
-"""`s4m plan`: hours and disk of an experiment before it runs, and where each figure comes from."""
+"""`s4m plan`: time and disk of an experiment before it runs, and where each figure comes from."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +9,7 @@ from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import experiment_folder
+from s4m_pipeline.experiment.environment import duration_text
 from s4m_pipeline.planning.speeds import GPUS, measured_speed, peak_of
 from s4m_stages.arguments import Config, Overrides, WorkDir
 
@@ -34,10 +35,10 @@ def plan(
     overrides: Overrides = None,
     work_dir: WorkDir = None,
 ) -> None:
-    """Print hours, disk and what limits, for each stage; nothing is run.
+    """Print time, disk and what limits, for each stage; nothing is run.
 
     Speeds that the experiment has recorded come first (with --gpu, only those of such a GPU). Otherwise, the
-    operations of the networks are counted: at a GPU's peak, which makes hours a lower bound, or at a measured
+    operations of the networks are counted: at a GPU's peak, which makes times a lower bound, or at a measured
     speed (--bench). Validations and reading of images are not counted.
     """
     if gpu is not None and bench is not None:
@@ -66,9 +67,16 @@ def plan(
 def _print(cost: "Cost") -> None:
     from s4m_pipeline.planning.estimates import GB
 
-    hours = "hours unknown"
+    time = "time unknown"
     if cost.hours is not None:
-        hours = f"{cost.hours:,.3g} hours on {cost.gpus} device(s), {cost.gpus * cost.hours:,.3g} in all"
-    console.result.print(f"{cost.stage}: {hours} ({cost.hours_from})", soft_wrap=True)
-    console.result.print(f"    disk {cost.disk_bytes / GB:,.3g} GB ({cost.disk_from})", soft_wrap=True)
+        seconds = 3600 * cost.hours
+        time = f"{_span(seconds)} on {cost.gpus} device(s), {_span(cost.gpus * seconds)} in all"
+    console.result.print(f"{cost.stage}: {time} ({cost.hours_from})", soft_wrap=True)
+    gigabytes = cost.disk_bytes / GB
+    disk = f"{gigabytes:,.0f}" if gigabytes >= 100 else f"{gigabytes:.2g}"
+    console.result.print(f"    disk {disk} GB ({cost.disk_from})", soft_wrap=True)
     console.result.print(f"    limit: {cost.limit}", soft_wrap=True)
+
+
+def _span(seconds: float) -> str:
+    return duration_text(seconds) if seconds >= 1 else "under 1 s"

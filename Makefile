@@ -51,7 +51,7 @@ ablation: setup data/demo/split/split.json ## Components and control on the demo
 safety: setup data/demo/split/split.json ## Whether unlabeled images do harm, on five data sets, SEEDS=3: see docs/ablations.md
 	[ -f data/cells/test.json ] || $(BIN)/s4m data cells data/cells
 	[ -f data/coins/test.json ] || $(BIN)/s4m data coins data/coins
-	for name in scenes cells coins; do \
+	for name in scenes cells cells_augmented coins; do \
 	  $(BIN)/s4m ablation configs/safety/$$name.py --table safety --seeds $(or $(SEEDS),3) --jobs 2 || exit; \
 	done
 	for name in useless_sam perfect_sam; do \

@@ -10,6 +10,6 @@ Expected AP:      docs/ablations.md
 _base_ = ["scenes.py"]
 
 data = dict(root="data/cells", labeled="train.json", unlabeled="unlabeled")  # val and test as the demo's
-teacher = dict(iterations=400, validate_every=400, batch_size=16, augmented_fraction=0.5)
+teacher = dict(iterations=300, validate_every=300)
 refine = dict(ground_truth="unlabeled.json")
 model = dict(panoptic_head=dict(num_queries=40), test_cfg=dict(max_per_image=40))

@@ -10,5 +10,4 @@ Expected AP:      docs/ablations.md
 _base_ = ["cells.py"]
 
 data = dict(root="data/coins")
-teacher = dict(iterations=300, validate_every=300, batch_size=8, augmented_fraction=0.0)
 refine = dict(ground_truth="unlabeled_truth.json")

@@ -10,7 +10,8 @@ _base_ = ["../demo/ablation.py"]
 
 data = dict(root="data/crowds", labeled="train.json", unlabeled="unlabeled")  # val and test as the demo's
 sd = dict(enabled=False)
-student = dict(iterations=500, burn_in=150, refresh_every=175, validate_every=500)
+teacher = dict(batch_size=16, augmented_fraction=0.5, validate_every=400)
+student = dict(iterations=1200, burn_in=200, refresh_every=400, validate_every=400)
 refine = dict(ground_truth="unlabeled.json")
 
 # As the demo's without PhotoMetricDistortion, which exchanges color channels: here the color tells the class.

@@ -19,7 +19,7 @@ from s4m_pipeline.data.scenes.shapes import Family, Part, ellipse
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 
 CROWD_SUBSETS = (
-    Subset("train", 0, 16),
+    Subset("train", 0, 4),
     Subset("val", 1, 40),
     Subset("unlabeled", 2, 400),
     Subset("test", 3, 100),

@@ -166,7 +166,7 @@ def tiny_checkpoint(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory)
 
     from s4m_pipeline.config.experiment import load_experiment
     from s4m_pipeline.models.checkpoint import write_weights
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
     from s4m_pipeline.models.registry import register_all
 
     register_all()

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from s4m_pipeline.config.experiment import load_experiment
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.train.runner import optim_wrapper
 

@@ -25,7 +25,7 @@ from s4m_pipeline.evaluation.cityscapes import (
 )
 from s4m_pipeline.evaluation.mask_ap import mask_ap
 from s4m_pipeline.models.checkpoint import write_weights
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_stages.evaluate import evaluate
 

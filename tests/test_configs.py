@@ -10,7 +10,7 @@ import torch
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.config.methods import MethodName, read_method
 from s4m_pipeline.data.loaders import coco_dataset, eval_dataloader, train_dataloader
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.train.runner import optim_wrapper, schedulers
 

@@ -9,7 +9,7 @@ from s4m_pipeline.core.paths import CONFIGS
 from s4m_pipeline.models.checkpoint import read_weights, write_weights
 from s4m_pipeline.models.demo_init import make
 from s4m_pipeline.models.fitting import initialize, require_fit
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 
 

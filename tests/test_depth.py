@@ -20,7 +20,7 @@ from s4m_pipeline.data.scenes.crowds import CROWD_FAMILIES, SEED_SPACE, draw_cro
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 from s4m_pipeline.models.checkpoint import Weights, read_weights
 from s4m_pipeline.models.fitting import initialize, require_fit
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from tests.conftest import REPOSITORY
 

@@ -20,7 +20,7 @@ from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.packed_masks import pack_masks
 from s4m_pipeline.evaluation.mask_ap import coco_results, mask_ap
 from s4m_pipeline.models.checkpoint import write_weights
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_stages.evaluate import evaluate
 

@@ -22,7 +22,7 @@ from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.coins import REGIONS, TILE_PX, segment_coins, write_coins
 from s4m_pipeline.data.loaders import coco_dataset, train_dataloader
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_stages.cli import build_app
 from s4m_stages.pretrain_teacher import pretrain_teacher

@@ -139,7 +139,7 @@ def test_measured_speed__table_of_the_benchmark__gives_flop_per_second(tmp_path:
 def test_flop__of_the_small_network_and_sam__are_those_that_torch_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
     from s4m_pipeline.models.registry import register_all
     from s4m_pipeline.sam import BatchedSam, Prompts, load_sam, similarity_rows
 

@@ -18,7 +18,7 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.experiment.changes import changes
 from s4m_pipeline.models.checkpoint import read_weights, write_weights
 from s4m_pipeline.models.fitting import initialize
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_stages import evaluate
 from s4m_stages.cli import build_app

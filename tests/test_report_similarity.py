@@ -23,7 +23,7 @@ def network():
     register_all()
     from mmdet.registry import MODELS
 
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
 
     config, _ = load_config(DEMO)
     torch.manual_seed(0)

@@ -30,7 +30,7 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.experiment.evaluation_file import write_evaluation
 from s4m_pipeline.models.conversion import detectron2
 from s4m_pipeline.models.conversion.tables import renamed
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_stages.cli import build_app
 from s4m_stages.reproduce import reproduce

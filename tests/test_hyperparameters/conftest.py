@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from s4m_pipeline.config.experiment import load_experiment
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from tests.test_hyperparameters.experiments import BENCHMARKS, NUM_CLASSES, Built
 

@@ -14,7 +14,7 @@ from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 from s4m_pipeline.models.checkpoint import write_weights
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 
 CONFIGS = Path(__file__).parents[2] / "configs/_base_"

@@ -130,7 +130,7 @@ def count_on(
     for batch in labeler.batches(photos):
         if stop():
             return None
-        for photo, labels_by_prompt in zip(batch, labeler.label_by_prompt(batch, kinds), strict=True):
+        for photo, labels_by_prompt in zip(batch, labeler.label(batch, kinds), strict=True):
             truth = truth_masks(data, by_id[photo.image_id])
             for kind, labels in labels_by_prompt.items():
                 if kind in samples:

@@ -13,9 +13,8 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.experiment.metrics import append_metrics
 from s4m_pipeline.planning.costs import Cost, Costs, refreshes
 from s4m_pipeline.planning.estimates import LABEL_BYTES
-from s4m_pipeline.planning.operations import NETWORK_FLOP, SAM_FLOP
+from s4m_pipeline.planning.operations import NETWORK_FLOP, SAM_FLOP, Speed, measured_speed, peak_of
 from s4m_pipeline.planning.plan import Experiment
-from s4m_pipeline.planning.speeds import Speed, measured_speed, peak_of
 from s4m_pipeline.refine.record import DEVICE, RATE
 from s4m_stages.plan import plan
 from tests.conftest import REPOSITORY

@@ -1,4 +1,4 @@
-"""Weights put into a network: all, those of a part, or those that fit; and settings with which all would fit."""
+"""Weights put into a network: all, those of a part, or those that fit; else the settings that would fit."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace

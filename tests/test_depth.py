@@ -20,7 +20,7 @@ from s4m_pipeline.data.scenes.crowds import CROWD_FAMILIES, SEED_SPACE, draw_cro
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 from s4m_pipeline.models.checkpoint import Weights, read_weights
 from s4m_pipeline.models.fitting import initialize, require_fit
-from s4m_pipeline.models.load import model_config
+from s4m_pipeline.models.load import build_network
 from s4m_pipeline.models.registry import register_all
 from tests.conftest import REPOSITORY
 
@@ -125,12 +125,9 @@ def test_crowds__depth_map__has_one_value_for_each_object_and_the_ground_farthes
 
 
 def network(*overrides: str) -> Any:
-    register_all()
-    from mmdet.registry import MODELS
-
     _, config = load_experiment(CROWDS, overrides)
     torch.manual_seed(0)
-    found = MODELS.build(model_config(config["model"], len(CLASSES)))
+    found = build_network(config, len(CLASSES))
     found.init_weights()
     return found.eval()
 

@@ -34,7 +34,7 @@ def load_network(
     Raises:
         UserError: if the weights do not fit the config's network.
     """
-    network = _build(config, num_classes)
+    network = build_network(config, num_classes)
     load_weights(network, _without_training_only(weights))
     return network.to(device or get_device()).eval()
 
@@ -65,14 +65,14 @@ def check_start(
         return
     if overwrite or latest_checkpoint(folder) is None:
         weights = read_weights(init_from, trust=trust)
-        network = _build(config, len(classes))
+        network = build_network(config, len(classes))
         weights = _without_training_only(weights)
         if not allow_partial:
             require_fit(network, weights, classes)
         initialize(network, weights, classes)
 
 
-def _build(config: Mapping[str, Any], num_classes: int) -> "InstanceMask2Former":
+def build_network(config: Mapping[str, Any], num_classes: int) -> "InstanceMask2Former":
     """The network of a config on the CPU, with its random weights."""
     register_all()
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_cache.samples import flip_a_bit
 
 from s4m_cache import writer
 from s4m_cache.embeddings import EmbeddingStore
@@ -209,12 +210,6 @@ def test_refine__stored_embeddings__spare_the_encoder_and_change_nothing(
     assert [file.read_bytes() for file in files] == stored
     said = capsys.readouterr().err
     assert said.count("2 stored embeddings were damaged") == said.count("damaged") == 1
-
-
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_refine__after_a_repair__labels_just_the_lost_images_and_publishes_again(

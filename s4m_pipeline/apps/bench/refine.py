@@ -88,14 +88,13 @@ def _measure(networks: Networks, photos: list[Photo], device: torch.device) -> N
 
 def build_networks(device: torch.device) -> Networks:
     """The demo's network and the nano SAM 2, or the paper's with random weights on a GPU."""
-    from mmdet.registry import MODELS
 
-    from s4m_pipeline.models.load import model_config
+    from s4m_pipeline.models.load import build_network
 
     on_gpu = device.type == "cuda"
     config, _ = load_config(CONFIGS / ("cityscapes/cityscapes.py" if on_gpu else "demo/demo.py"))
     torch.manual_seed(0)
-    teacher = MODELS.build(model_config(config["model"], len(DEMO_FAMILIES))).to(device).eval()
+    teacher = build_network(config, len(DEMO_FAMILIES)).to(device).eval()
     networks = [
         build_sam("facebook/sam2.1-hiera-large") if on_gpu else load_sam("nano").network for _ in range(2)
     ]

@@ -221,7 +221,7 @@ def test_student_preprocessor__pastes_depth_with_its_instance_and_leaves_it_out_
 
 
 def test_views__of_an_image_with_depth__scale_and_mirror_both():
-    from s4m_pipeline.refine.views import view_of
+    from s4m_pipeline.refine.selection import view_of
 
     image = torch.rand(1, 20, 30, generator=torch.Generator().manual_seed(0)).expand(4, -1, -1)
     view, height, width = view_of(image, 1.5, True, 32, torch.tensor([1.0, 2.0, 3.0, 4.0]))

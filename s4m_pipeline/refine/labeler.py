@@ -23,9 +23,16 @@ from s4m_pipeline.refine.images import Photo, batches_by_size
 from s4m_pipeline.refine.inputs import Networks, RefineInputs
 from s4m_pipeline.refine.labels import Labels, merge_labels
 from s4m_pipeline.refine.prompts import refine_masks
-from s4m_pipeline.refine.selection import Candidates, MaskFrame, select_queries
+from s4m_pipeline.refine.selection import (
+    VIEWS,
+    Candidates,
+    MaskFrame,
+    as_first,
+    average_views,
+    select_queries,
+    view_of,
+)
 from s4m_pipeline.refine.stopwatch import Stopwatch
-from s4m_pipeline.refine.views import VIEWS, as_first, average_views, view_of
 from s4m_pipeline.sam import BatchedSam
 from s4m_pipeline.sam.chunks import Chunker
 from s4m_pipeline.sam.encoder import ImageEncoder, open_store

@@ -166,16 +166,11 @@ def tiny_checkpoint(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory)
 
     from s4m_pipeline.config.experiment import load_experiment
     from s4m_pipeline.models.checkpoint import write_weights
-    from s4m_pipeline.models.model_config import model_config
-    from s4m_pipeline.models.registry import register_all
-
-    register_all()
-
-    from mmdet.registry import MODELS
+    from s4m_pipeline.models.load import build_network
 
     _, config = load_experiment(tiny_config, [])
     torch.manual_seed(0)
-    network = MODELS.build(model_config(config["model"], len(CLASSES)))
+    network = build_network(config, len(CLASSES))
     network.init_weights()
     path = tmp_path_factory.mktemp("tiny_checkpoint") / "weights.safetensors"
     write_weights(path, network.state_dict(), CLASSES)

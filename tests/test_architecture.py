@@ -36,7 +36,7 @@ FLOORS = (
 )
 """Packages of `s4m_pipeline`, from top to bottom: each may import those after it, and no other."""
 
-SHARED_BY_STAGES = {"s4m_stages.arguments", "s4m_stages.output"}
+SHARED_BY_STAGES = {"s4m_stages.arguments"}
 EXCEPTIONS = {
     "s4m_stages.__main__": {"s4m_stages.cli"},
     "s4m_stages.reference": {"s4m_stages.cli"},

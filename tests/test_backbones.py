@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from s4m_pipeline.config.experiment import load_experiment
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import build_network
 from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.train.runner import optim_wrapper
 
@@ -46,11 +46,7 @@ def test_swin__has_the_settings_of_mmdets(name: str) -> None:
 @pytest.fixture(scope="module")
 def tiny_swin() -> nn.Module:
     """The network of Swin-T with random weights."""
-    register_all()
-
-    from mmdet.registry import MODELS
-
-    network: nn.Module = MODELS.build(model_config(parts_of("swin_t")["model"], 8))
+    network: nn.Module = build_network(parts_of("swin_t"), 8)
     return network.eval()
 
 

@@ -25,8 +25,7 @@ from s4m_pipeline.evaluation.cityscapes import (
 )
 from s4m_pipeline.evaluation.mask_ap import mask_ap
 from s4m_pipeline.models.checkpoint import write_weights
-from s4m_pipeline.models.model_config import model_config
-from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.models.load import build_network
 from s4m_stages.evaluate import evaluate
 
 REPOSITORY = Path(__file__).parents[1]
@@ -209,7 +208,6 @@ def test_require_benchmark__without_the_evaluator_says_what_to_install(truth, tm
 @pytest.fixture
 def demo_network(mini_cityscapes: Path, truth: CocoData, tmp_path: Path) -> tuple[Path, Path]:
     """A config that reads the miniature with the demo's network, and random weights."""
-    from mmdet.registry import MODELS
 
     config = tmp_path / "mini.py"
     config.write_text(
@@ -222,8 +220,7 @@ data = dict(
 teacher = dict(workers=0)
 """
     )
-    register_all()
-    model = MODELS.build(model_config(load_experiment(config, [])[1]["model"], len(truth.class_names)))
+    model = build_network(load_experiment(config, [])[1], len(truth.class_names))
     model.init_weights()
     write_weights(tmp_path / "w.safetensors", model.state_dict(), tuple(truth.class_names))
     return config, tmp_path / "w.safetensors"

@@ -10,7 +10,7 @@ import torch
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.config.methods import MethodName, read_method
 from s4m_pipeline.data.loaders import coco_dataset, eval_dataloader, train_dataloader
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import build_network
 from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.train.runner import optim_wrapper, schedulers
 
@@ -45,7 +45,6 @@ def test_config__header_says_command_time_and_expected_ap(experiment: tuple) -> 
 
 
 def test_config__model_optimizer_and_schedule_are_built(experiment: tuple) -> None:
-    from mmdet.registry import MODELS
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import PARAM_SCHEDULERS
 
@@ -54,7 +53,7 @@ def test_config__model_optimizer_and_schedule_are_built(experiment: tuple) -> No
         config["model"]["backbone"]["type"] == "SwinTransformer"
     )  # its constructor reads values of tensors
     with torch.device("cpu" if is_swin else "meta"):
-        model = MODELS.build(model_config(config["model"], 2))
+        model = build_network(config, 2)
     assert model.panoptic_head.cls_embed.out_features == 3
     assert model.panoptic_fusion_head.num_classes == 2
     wrapper = build_optim_wrapper(model, optim_wrapper(config["optim_wrapper"], "fp32"))

@@ -16,9 +16,8 @@ from s4m_pipeline.config.weight_files import WeightFile
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.models.checkpoint import Weights, read_weights
 from s4m_pipeline.models.conversion.detectron2 import from_detectron2
-from s4m_pipeline.models.conversion.sizes import settings
-from s4m_pipeline.models.fitting import initialize, load_weights, require_fit
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.fitting import initialize, load_weights, require_fit, settings
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from tests.published import as_detectron2
 

@@ -9,8 +9,7 @@ from s4m_pipeline.core.paths import CONFIGS
 from s4m_pipeline.models.checkpoint import read_weights, write_weights
 from s4m_pipeline.models.demo_init import make
 from s4m_pipeline.models.fitting import initialize, require_fit
-from s4m_pipeline.models.model_config import model_config
-from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.models.load import build_network
 
 
 def test_strip__drops_the_class_layer_and_halves_floating_point_numbers(tmp_path, monkeypatch):
@@ -38,18 +37,15 @@ def test_scenes__are_class_agnostic_and_without_the_demos_families(tmp_path, mon
 
 @pytest.mark.parametrize(("queries", "lacking"), [(15, 0), (120, 20)])
 def test_stripped_network__starts_one_with_other_classes_and_queries(queries, lacking, tmp_path, monkeypatch):
-    register_all()
-    from mmdet.registry import MODELS
-
     config, _ = load_config(CONFIGS / "demo/init.py")
-    source = MODELS.build(model_config(config["model"], 1))
+    source = build_network(config, 1)
     write_weights(tmp_path / "weights.safetensors", source.state_dict(), ("object",))
     monkeypatch.setattr(make, "SHIPPED", tmp_path / "shipped.safetensors")
     make.strip(tmp_path / "weights.safetensors")
     weights, classes = read_weights(make.SHIPPED), ("a", "b", "c")
 
     config["model"]["panoptic_head"]["num_queries"] = queries
-    target = MODELS.build(model_config(config["model"], len(classes)))
+    target = build_network(config, len(classes))
     require_fit(target, weights, classes)
     line = initialize(target, weights, classes)
     assert line.endswith(f"; {lacking} queries that it lacks start at random") == bool(lacking)

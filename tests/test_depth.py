@@ -20,7 +20,7 @@ from s4m_pipeline.data.scenes.crowds import CROWD_FAMILIES, SEED_SPACE, draw_cro
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 from s4m_pipeline.models.checkpoint import Weights, read_weights
 from s4m_pipeline.models.fitting import initialize, require_fit
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import build_network
 from s4m_pipeline.models.registry import register_all
 from tests.conftest import REPOSITORY
 
@@ -125,12 +125,9 @@ def test_crowds__depth_map__has_one_value_for_each_object_and_the_ground_farthes
 
 
 def network(*overrides: str) -> Any:
-    register_all()
-    from mmdet.registry import MODELS
-
     _, config = load_experiment(CROWDS, overrides)
     torch.manual_seed(0)
-    found = MODELS.build(model_config(config["model"], len(CLASSES)))
+    found = build_network(config, len(CLASSES))
     found.init_weights()
     return found.eval()
 
@@ -224,7 +221,7 @@ def test_student_preprocessor__pastes_depth_with_its_instance_and_leaves_it_out_
 
 
 def test_views__of_an_image_with_depth__scale_and_mirror_both():
-    from s4m_pipeline.refine.views import view_of
+    from s4m_pipeline.refine.selection import view_of
 
     image = torch.rand(1, 20, 30, generator=torch.Generator().manual_seed(0)).expand(4, -1, -1)
     view, height, width = view_of(image, 1.5, True, 32, torch.tensor([1.0, 2.0, 3.0, 4.0]))

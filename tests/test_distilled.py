@@ -23,7 +23,7 @@ def build(sam):
     from mmdet.registry import MODELS
 
     from s4m_pipeline.models.distilled import DistilledMask2Former, MetaTeacher
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
 
     config, _ = load_config(REPOSITORY / "configs/demo/demo.py")
 
@@ -163,7 +163,7 @@ def build_student(sam):
 
     from s4m_pipeline.config.student import ArpOptions, PhotometricOptions
     from s4m_pipeline.models.distilled import DistilledStudent, MetaTeacher
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
     from s4m_pipeline.models.student import StudentMask2Former
     from s4m_pipeline.student.preprocessor import AugmentingPreprocessor
 

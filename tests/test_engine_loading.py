@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from s4m_pipeline.data.loading import LoadingError, loading
+from s4m_pipeline.data.images import LoadingError, loading
 
 
 class Images(Dataset[int]):

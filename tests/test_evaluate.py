@@ -20,8 +20,7 @@ from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.packed_masks import pack_masks
 from s4m_pipeline.evaluation.mask_ap import coco_results, mask_ap
 from s4m_pipeline.models.checkpoint import write_weights
-from s4m_pipeline.models.model_config import model_config
-from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.models.load import build_network
 from s4m_stages.evaluate import evaluate
 
 BACKENDS = ("faster_coco_eval", "pycocotools")
@@ -142,12 +141,9 @@ def test_coco_results__masks_survive_encoding() -> None:
 
 @pytest.fixture
 def network(tiny_config: Path) -> Any:
-    from mmdet.registry import MODELS
-
-    register_all()
     torch.manual_seed(0)
     _, config = load_experiment(tiny_config, [])
-    model = MODELS.build(model_config(config["model"], 2))
+    model = build_network(config, 2)
     model.init_weights()
     return model.eval()
 

@@ -132,7 +132,7 @@ def test_weights__faulty_destination_or_checkpoint_writes_nothing(
 
 STOCK_MMDET = """
 import sys
-from s4m_pipeline.models.ops import stand_in_for_missing_ops  # for mmcv without compiled operators
+from s4m_pipeline.models.registry import stand_in_for_missing_ops  # for mmcv without compiled operators
 stand_in_for_missing_ops()
 
 import numpy as np
@@ -147,7 +147,7 @@ for number, found in enumerate(inference_detector(network, images)):
     np.savez(f"{folder}/{number}.npz", names=names, scores=instances.scores, masks=instances.masks)
 ours = {name for name in sys.modules if name.startswith(("s4m_pipeline", "stages", "cache"))}
 packages = {"s4m_pipeline", "s4m_pipeline.models", "s4m_pipeline.core"}
-assert ours - packages == {"s4m_pipeline.models.ops", "s4m_pipeline.core.errors"}, ours
+assert ours - packages == {"s4m_pipeline.models.registry", "s4m_pipeline.core.errors"}, ours
 """
 
 

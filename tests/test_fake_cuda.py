@@ -108,7 +108,7 @@ def build(recipe: tuple, stage: str, mode: FakeTensorMode, sam: BatchedSam | Non
     from mmdet.registry import MODELS
 
     from s4m_pipeline.models.distilled import DistilledMask2Former, MetaTeacher
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
     from s4m_pipeline.student.build import student_model
 
     path, _, classes = recipe

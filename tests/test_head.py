@@ -20,7 +20,7 @@ def heads():
     register_all()
     from mmdet.registry import MODELS
 
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
 
     config, _ = load_config(REPOSITORY / "configs/demo/demo.py")
     model = model_config(config["model"], CLASSES)
@@ -151,7 +151,7 @@ def test_loss__takes_mmdets_masks_as_well_as_tensors(heads):
 def test_head__of_other_costs__is_refused(heads):
     from mmdet.registry import MODELS
 
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
 
     config, _ = load_config(REPOSITORY / "configs/demo/demo.py")
     model = model_config(config["model"], CLASSES)

@@ -22,7 +22,7 @@ from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.coins import REGIONS, TILE_PX, segment_coins, write_coins
 from s4m_pipeline.data.loaders import coco_dataset, train_dataloader
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import build_network
 from s4m_pipeline.models.registry import register_all
 from s4m_stages.cli import build_app
 from s4m_stages.pretrain_teacher import pretrain_teacher
@@ -82,7 +82,6 @@ def photos(tiny_coco, tmp_path, monkeypatch) -> Photos:
 def test_init__for_a_device__writes_a_config_that_is_read_built_and_fed(
     photos, device, monkeypatch, tmp_path
 ):
-    from mmdet.registry import MODELS
     from mmengine.runner import Runner
 
     register_all()
@@ -101,7 +100,7 @@ def test_init__for_a_device__writes_a_config_that_is_read_built_and_fed(
     for split, count in (("val", 3), ("test", 2)):
         assert len(load_coco(*data.split(split)).images) == count
     assert data.path(data.unlabeled).is_dir()
-    MODELS.build(model_config(config["model"], 2))
+    build_network(config, 2)
     assert options.student is not None
     assert options.student.unlabeled_batch_size <= 3
 
@@ -131,12 +130,9 @@ def test_init__for_a_gpu__starts_from_a_network_for_coco_and_says_where_it_comes
 
 @pytest.mark.slow
 def test_init__for_a_gpu__trains_a_step_on_the_cpu_from_the_published_file(photos, weights_server, tmp_path):
-    from mmdet.registry import MODELS
-
-    register_all()
     photos.init(*photos.with_val(), "--gpu-gb", 24)
     _, config = load_experiment(photos.out / "mine.py", [])
-    network = MODELS.build(model_config(config["model"], 80))
+    network = build_network(config, 80)
     name = COCO_SWIN_T.removeprefix("mmdet://")
     weights_server.publish(name, pth({"state_dict": network.state_dict()}))
     settings = ["iterations=1", "batch_size=1", "precision=fp32", "workers=0", "validate_every=1"]

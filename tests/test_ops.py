@@ -68,7 +68,7 @@ def test_register_all__without_compiled_ops__registers_mmdet_and_ops_explain_the
         WITHOUT_OPS,
         """
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.models.ops import compiled_ops_present
+from s4m_pipeline.models.registry import compiled_ops_present
 from s4m_pipeline.models.registry import register_all
 register_all()
 register_all()
@@ -93,7 +93,7 @@ def test_deformable_attention__on_cuda_without_compiled_ops__takes_the_torch_pat
         WITHOUT_OPS,
         ON_CUDA,
         """
-from s4m_pipeline.models.ops import stand_in_for_missing_ops
+from s4m_pipeline.models.registry import stand_in_for_missing_ops
 stand_in_for_missing_ops()
 assert torch.equal(attend(PretendCuda), attend(torch.Tensor))
 """,
@@ -106,7 +106,7 @@ def test_deformable_attention__on_cuda_with_compiled_ops__takes_the_compiled_op(
         WITH_OPS.format(folder=str(tmp_path)),
         ON_CUDA,
         """
-from s4m_pipeline.models.ops import compiled_ops_present, stand_in_for_missing_ops
+from s4m_pipeline.models.registry import compiled_ops_present, stand_in_for_missing_ops
 assert compiled_ops_present()
 stand_in_for_missing_ops()
 attend(PretendCuda)

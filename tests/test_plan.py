@@ -13,9 +13,8 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.experiment.metrics import append_metrics
 from s4m_pipeline.planning.costs import Cost, Costs, refreshes
 from s4m_pipeline.planning.estimates import LABEL_BYTES
-from s4m_pipeline.planning.operations import NETWORK_FLOP, SAM_FLOP
+from s4m_pipeline.planning.operations import NETWORK_FLOP, SAM_FLOP, Speed, measured_speed, peak_of
 from s4m_pipeline.planning.plan import Experiment
-from s4m_pipeline.planning.speeds import Speed, measured_speed, peak_of
 from s4m_pipeline.refine.record import DEVICE, RATE
 from s4m_stages.plan import plan
 from tests.conftest import REPOSITORY
@@ -139,16 +138,12 @@ def test_measured_speed__table_of_the_benchmark__gives_flop_per_second(tmp_path:
 def test_flop__of_the_small_network_and_sam__are_those_that_torch_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from s4m_pipeline.models.model_config import model_config
-    from s4m_pipeline.models.registry import register_all
+    from s4m_pipeline.models.load import build_network
     from s4m_pipeline.sam import BatchedSam, Prompts, load_sam, similarity_rows
-
-    register_all()
-    from mmdet.registry import MODELS
 
     meta = torch.device("meta")  # no numbers, so no time
     _, config = load_experiment(REPOSITORY / "configs/demo/demo.py", [])
-    network = MODELS.build(model_config(config["model"], 4)).eval().to(meta)
+    network = build_network(config, 4).eval().to(meta)
     sam = BatchedSam(load_sam("nano").network, device=meta)
     photo, image = torch.empty(3, 128, 128, dtype=torch.uint8), torch.empty(1, 3, 128, 128, device=meta)
     embedding = sam.encode([photo])

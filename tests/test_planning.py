@@ -9,9 +9,9 @@ import pytest
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.experiment.changes import plain
-from s4m_pipeline.planning.batches import student_batch_sizes
 from s4m_pipeline.planning.dependencies import teacher_dependencies
 from s4m_pipeline.planning.plan import Experiment, Plan, Planner, require_overwrite
+from s4m_pipeline.train.launch import student_batch_sizes
 
 
 def experiment(config_path: Path, folder: Path, *overrides: str) -> Experiment:

@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 
 from s4m_cache.masks import Masks
 from s4m_pipeline.apps.predict.images import list_images
-from s4m_pipeline.apps.predict.overlay import LEAST_SIDE_PX, draw_overlay
 from s4m_pipeline.apps.predict.predictor import Detections, Predictor
+from s4m_pipeline.apps.predict.results import LEAST_SIDE_PX, draw_overlay
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.images import read_rgb

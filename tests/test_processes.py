@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from s4m_pipeline.core import processes
-from s4m_pipeline.core.cores import divided, own_cores
+from s4m_pipeline.core.devices import divided, own_cores
 from s4m_pipeline.core.processes import run_shards
 
 TRAP = """

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from s4m_cache.masks import Masks
-from s4m_pipeline.evaluation.pseudo_label_quality import LabeledMasks, same_class_iou
-from s4m_pipeline.evaluation.tally import ClassTallies, Tally
+from s4m_pipeline.evaluation.pseudo_label_quality import ClassTallies, LabeledMasks, Tally, same_class_iou
 
 
 def strip(*spans: tuple[int, int]) -> Masks:
@@ -20,7 +19,11 @@ TRUTH = LabeledMasks(np.array([0, 1]), strip((0, 10), (10, 20)))
 
 def quality(predicted: LabeledMasks) -> Tally:
     tallies = ClassTallies.empty(2)
-    tallies.add(predicted.labels, TRUTH.labels, same_class_iou(predicted, TRUTH))
+    tallies.add(
+        predicted.labels,
+        TRUTH.labels,
+        same_class_iou(predicted.labels, predicted.masks, TRUTH.labels, TRUTH.masks),
+    )
     return tallies.total
 
 

@@ -18,8 +18,7 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.experiment.changes import changes
 from s4m_pipeline.models.checkpoint import read_weights, write_weights
 from s4m_pipeline.models.fitting import initialize
-from s4m_pipeline.models.model_config import model_config
-from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.models.load import build_network
 from s4m_stages import evaluate
 from s4m_stages.cli import build_app
 from tests.conftest import CLASSES, CreatesFile, TinyCoco
@@ -48,13 +47,9 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def source(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped weights with a random class layer: a network that finds objects of the tiny data set."""
-    register_all()
-
-    from mmdet.registry import MODELS
-
     _, config = load_experiment(tiny_config, [])
     torch.manual_seed(0)
-    network = MODELS.build(model_config(config["model"], len(CLASSES)))
+    network = build_network(config, len(CLASSES))
     initialize(network, read_weights(SMALL), CLASSES)
     path = tmp_path_factory.mktemp("source") / "weights.safetensors"
     write_weights(path, network.state_dict(), CLASSES)

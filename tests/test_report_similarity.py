@@ -20,14 +20,11 @@ NANO = ["sam.model=nano"]
 
 @pytest.fixture(scope="module")
 def network():
-    register_all()
-    from mmdet.registry import MODELS
-
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import build_network
 
     config, _ = load_config(DEMO)
     torch.manual_seed(0)
-    return MODELS.build(model_config(config["model"], len(CLASSES))).eval()
+    return build_network(config, len(CLASSES)).eval()
 
 
 @pytest.fixture(scope="module")

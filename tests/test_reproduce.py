@@ -30,8 +30,7 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.experiment.evaluation_file import write_evaluation
 from s4m_pipeline.models.conversion import detectron2
 from s4m_pipeline.models.conversion.tables import renamed
-from s4m_pipeline.models.model_config import model_config
-from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.models.load import build_network
 from s4m_stages.cli import build_app
 from s4m_stages.reproduce import reproduce
 
@@ -257,12 +256,8 @@ def test_released__teacher__is_what_the_student_is_trained_from(tmp_path: Path) 
 def test_reproduce__released_student__is_scored_beside_the_paper(
     mini_cityscapes: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
-    register_all()
-
-    from mmdet.registry import MODELS
-
     _, config = load_experiment(CITYSCAPES.config(smoke=True), [])
-    tensors = MODELS.build(model_config(config["model"], 8)).state_dict()
+    tensors = build_network(config, 8).state_dict()
     names = [(here, there) for there, here in detectron2.TABLE if here is not None]
     theirs = renamed(tensors, names)
     whose = ("Teacher", "Student")

@@ -11,8 +11,7 @@ import pytest
 
 from s4m_cache.locks import FileLock
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.experiment.lock import running_process
-from s4m_pipeline.experiment.run_record import RunRecord, training_state
+from s4m_pipeline.experiment.run_record import RunRecord, running_process, training_state
 
 FORK = multiprocessing.get_context("fork")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from s4m_pipeline.evaluation.metric import MaskAPMetric
 from s4m_pipeline.experiment.best import best_weights
 from s4m_pipeline.models.checkpoint import read_weights
+from s4m_pipeline.train.metrics import MaskAPMetric
 from s4m_pipeline.train.selection import validations_without_gain
 from s4m_stages.pretrain_teacher import pretrain_teacher
 

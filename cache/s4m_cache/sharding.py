@@ -46,7 +46,7 @@ class ShardSpec:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "ShardSpec | None":
-        """The shard of this task of a job array (Slurm, Grid Engine, LSF, AWS Batch); None outside of one.
+        """The shard of this task of a job array (SLURM, Grid Engine, LSF, AWS Batch); None outside of one.
 
         Raises:
             CacheError: if the index exceeds the number of tasks: the array has gaps or a step size.

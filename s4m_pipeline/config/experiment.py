@@ -7,7 +7,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from s4m_pipeline.config.base import Settings, describe_faults, unknown_key
-from s4m_pipeline.config.depth import use_depth
 from s4m_pipeline.config.groups import (
     CacheOptions,
     DataOptions,
@@ -19,6 +18,11 @@ from s4m_pipeline.config.groups import (
 )
 from s4m_pipeline.config.student import StudentOptions
 from s4m_pipeline.core.errors import UserError
+
+_DEPTH_MEAN, _DEPTH_STD = 127.5, 64.0
+"""Of a depth map as the network sees it, scaled to 0..255."""
+_DEPTH_WIDTH = 32
+"""Channels of the features of a depth map."""
 
 
 class Options(Settings):
@@ -123,7 +127,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str]) -> tuple[Options
     if tiles := options.tiles.of_network:
         config["model"]["test_cfg"] = {**config["model"].get("test_cfg", {}), "tiles": tiles}
     if options.data.depth is not None:
-        use_depth(config, options.data.depth)
+        _use_depth(config, options.data.depth)
     return options, config
 
 
@@ -182,3 +186,34 @@ def _list_faults(config: Mapping[str, Any]) -> list[str]:
                 "(dict(type=...) only within a config file)"
             )
     return faults
+
+
+def _use_depth(config: dict[str, Any], folder: str) -> None:
+    """Change a whole config, as plain values, so that each image has its depth map as a fourth channel.
+
+    Args:
+        folder: `data.depth`.
+    """
+    for name in ("train_pipeline", "test_pipeline"):
+        loads, rest = [], list(config[name])
+        while rest and str(rest[0].get("type")).startswith("Load"):
+            loads.append(rest.pop(0))
+        pack = rest[-1:]
+        config[name] = [
+            *loads,
+            {"type": "LoadDepth", "folder": folder},
+            *rest[:-1],
+            {"type": "StackDepth"},
+            *pack,
+        ]
+    preprocessor = config["model"]["data_preprocessor"]
+    config["model"] = {
+        **config["model"],
+        "depth_width": _DEPTH_WIDTH,
+        "data_preprocessor": {
+            **preprocessor,
+            "type": "ChannelsPreprocessor",
+            "mean": [*preprocessor["mean"], _DEPTH_MEAN],
+            "std": [*preprocessor["std"], _DEPTH_STD],
+        },
+    }

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator
 
 from s4m_cache.storage import is_remote
 from s4m_pipeline.config.base import AtLeastOne, Settings
-from s4m_pipeline.core.cores import own_cores
+from s4m_pipeline.core.devices import own_cores
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.locations import cache_location, location
 from s4m_pipeline.core.paths import CACHE

@@ -15,7 +15,7 @@ from typing import IO, Self
 
 from s4m_cache.sharding import ShardSpec
 from s4m_pipeline.core import console
-from s4m_pipeline.core.cores import divided
+from s4m_pipeline.core.devices import divided
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.signals import handled_by
 

@@ -23,6 +23,31 @@ def handled_by(handler: Callable[[int, FrameType | None], object], *numbers: int
             signal.signal(number, before)
 
 
+class SignalReceiver:
+    """Notes SIGTERM and SIGINT for work that looks, now and then, whether to save and stop.
+
+    Attributes:
+        received: the signal that came last; 0 before.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle both signals in this context; a second SIGINT has its default effect.
+
+        A second SIGTERM has none: `timeout` sends it twice, to the process and to its group.
+        """
+        with handled_by(self._receive, signal.SIGTERM, signal.SIGINT) as self.usual:
+            yield
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self.usual[signal.SIGINT])
+
+
 def ignore_external_signals(worker_id: int) -> None:
     """Make SIGTERM and SIGINT end this loading process only if its parent sends them: a `worker_init_fn`.
 

@@ -13,7 +13,7 @@ from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.findings import Findings, Problem
 from s4m_pipeline.data.images import ImageError, read_rgb
-from s4m_pipeline.data.leak import first_copies, shared_names
+from s4m_pipeline.data.labeled import first_copies, shared_names
 from s4m_pipeline.data.root import missing_name
 
 

@@ -14,8 +14,7 @@ from mmengine.structures import InstanceData
 from s4m_pipeline.core.locations import location
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.findings import Problem
-from s4m_pipeline.data.images import ImageError, read_rgb
-from s4m_pipeline.data.loading import loading
+from s4m_pipeline.data.images import ImageError, loading, read_rgb
 from s4m_pipeline.data.segmentation import pack_segmentations
 from s4m_pipeline.data.unlabeled import unlabeled_names
 from s4m_pipeline.data.window_masks import WindowMasks

@@ -1,4 +1,7 @@
-"""Read image files: the header is checked before decoding, and every format becomes RGB uint8."""
+"""Read image files: the header is checked before decoding, and every format becomes RGB uint8.
+
+`loading` is how errors met on the way reach the user, from any process.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -12,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin
 
-from s4m_cache.errors import MOUNT_FAULTS
+from s4m_cache.errors import MOUNT_FAULTS, CacheError
 from s4m_cache.limits import MAX_PIXELS, MAX_RATIO, RAISE_LIMIT, is_thin
 from s4m_cache.storage import is_remote
 from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.core.explain import explain
 from s4m_pipeline.core.locations import read_remote
 from s4m_pipeline.data.findings import Problem
 
@@ -213,3 +217,31 @@ def _orientation(image: Image.Image) -> int:
 
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+class LoadingError(UserError):
+    """An error met while an image was loaded; one from a loader's process has the same message.
+
+    torch builds the error again in the main process, from a traceback that ends with the message.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{LoadingError.__name__}: ")[2].rstrip("\n"))
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Context in which an image is loaded.
+
+    Raises:
+        LoadingError: if it, or its labels, cannot be read.
+    """
+    try:
+        yield
+    except (UserError, CacheError) as error:
+        raise LoadingError(str(error)) from error
+    except OSError as error:
+        message = explain(error)
+        if message is None:
+            raise
+        raise LoadingError(message) from error

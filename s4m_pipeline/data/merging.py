@@ -11,7 +11,7 @@ from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.findings import first_names
 from s4m_pipeline.data.folder import refuse_outside
-from s4m_pipeline.data.leak import shared_images
+from s4m_pipeline.data.labeled import shared_images
 from s4m_pipeline.data.splits import Split, checked
 from s4m_pipeline.data.unlabeled import UnlabeledImages
 

@@ -15,7 +15,7 @@ from mmengine.dist import get_dist_info
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset, Sampler
 
-from s4m_pipeline.data.loading import loading
+from s4m_pipeline.data.images import loading
 
 _IMAGE_STREAM = 0
 STEP_STREAM = 1

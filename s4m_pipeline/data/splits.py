@@ -14,7 +14,7 @@ from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.findings import first_names
 from s4m_pipeline.data.folder import folder_images, refuse_outside
-from s4m_pipeline.data.leak import check_leak, shared_images
+from s4m_pipeline.data.labeled import check_leak, shared_images
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from s4m_cache.reader import CacheReader
 from s4m_cache.records import ImageLabels, Instances
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.evaluation.ground_truth import truth_masks
-from s4m_pipeline.evaluation.pseudo_label_quality import LabeledMasks, packed_iou
-from s4m_pipeline.evaluation.tally import ClassTallies
+from s4m_pipeline.evaluation.pseudo_label_quality import ClassTallies, LabeledMasks, same_class_iou
 
 NOTICEABLE = 0.01
 """Smallest change of an instance's IoU that counts as improved or worsened."""
@@ -40,8 +39,8 @@ class RefinementQuality:
         """
         assert found.raw_masks is not None
         kept = found.kept
-        before = packed_iou(found.labels, found.raw_masks, truth.labels, truth.masks)
-        after = packed_iou(kept.labels, kept.masks, truth.labels, truth.masks)
+        before = same_class_iou(found.labels, found.raw_masks, truth.labels, truth.masks)
+        after = same_class_iou(kept.labels, kept.masks, truth.labels, truth.masks)
         change = after.max(axis=1, initial=0.0) - before[~found.ignored].max(axis=1, initial=0.0)
         self.improved += int(np.count_nonzero(change >= NOTICEABLE))
         self.worsened += int(np.count_nonzero(change <= -NOTICEABLE))

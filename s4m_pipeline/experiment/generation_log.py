@@ -6,7 +6,7 @@ from typing import Any
 from s4m_cache.fingerprint import Fingerprint
 from s4m_pipeline.core.paths import GENERATIONS
 from s4m_pipeline.experiment.checkpoints import latest_checkpoint
-from s4m_pipeline.experiment.records import read_records, write_records
+from s4m_pipeline.experiment.metrics import read_records, write_records
 
 PER_IMAGE = "instances per image"
 """Name of the labels per image among the statistics of a generation."""

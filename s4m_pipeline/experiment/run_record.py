@@ -1,16 +1,20 @@
-"""run.json of a stage: settings, data, versions, sessions and result, written by the process that runs it."""
+"""run.json of a stage: settings, data, versions, sessions and result; and the lock of its writer."""
 
 import json
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from s4m_cache.atomic import write_text
+from s4m_cache.errors import LockedError
 from s4m_cache.locks import FileLock
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
@@ -18,10 +22,19 @@ from s4m_pipeline.core.paths import IMAGE_FILES, RUN
 from s4m_pipeline.core.signals import Interrupted
 from s4m_pipeline.experiment.changes import changes, plain
 from s4m_pipeline.experiment.checkpoints import latest_checkpoint
-from s4m_pipeline.experiment.environment import git_state, now, versions
 from s4m_pipeline.experiment.image_files import image_changes, record_images
-from s4m_pipeline.experiment.lock import lock_training, running_process
 
+LOCK = "LOCK"
+_PACKAGES = (
+    "s4m-pipeline",
+    "torch",
+    "torchvision",
+    "onedl-mmdetection",
+    "onedl-mmengine",
+    "onedl-mmcv",
+    "rf-sam-2",
+    "numpy",
+)
 _LOGGERS = "log/vis_data"
 
 
@@ -180,3 +193,83 @@ def _delete_outputs(folder: Path) -> None:
     for pattern in (RUN, IMAGE_FILES, "*.jsonl", "*.pth", "last_checkpoint", "*.safetensors", "log/*"):
         for path in folder.glob(pattern):
             path.unlink()
+
+
+def lock_training(folder: Path) -> FileLock:
+    """Lock a training's folder until `release`, or until this process dies.
+
+    Raises:
+        UserError: if another process trains there.
+    """
+    try:
+        return FileLock(folder / LOCK, exclusive=True)
+    except LockedError:
+        time.sleep(0.2)  # `running_process` holds it for a moment
+    try:
+        return FileLock(folder / LOCK, exclusive=True)
+    except LockedError as error:
+        raise UserError(
+            f"Another process trains in this folder: {error}.\nWait for it or stop it; the same command then "
+            "resumes the training. For a second run, give another --work-dir."
+        ) from error
+
+
+def running_process(folder: Path) -> str | None:
+    """Host and process that train in a folder, as text; None if none does, as after a kill."""
+    try:
+        FileLock(folder / LOCK, exclusive=False).release()
+    except LockedError:
+        return (folder / LOCK).read_text(errors="replace").strip() or "another process"
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages that results depend on; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the repository that this code runs from, and whether it has changes; None without one."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def duration_s(run: Mapping[str, Any]) -> float | None:
+    """Seconds of all sessions of a run.json that ended; None if none did."""
+    ended = [session for session in run.get("sessions", ()) if session.get("ended")]
+    spans = [
+        datetime.fromisoformat(session["ended"]) - datetime.fromisoformat(session["started"])
+        for session in ended
+    ]
+    return sum(span.total_seconds() for span in spans) if spans else None
+
+
+def duration_text(seconds: float) -> str:
+    """`42 s`, `6 min 12 s`, `3 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

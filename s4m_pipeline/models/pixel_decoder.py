@@ -18,7 +18,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from s4m_pipeline.models.ops import compiled_ops_present
+from s4m_pipeline.models.registry import compiled_ops_present
 
 Sizes = Sequence[tuple[int, int]]
 """Height and width of each level, in tokens."""

@@ -17,9 +17,8 @@ from s4m_pipeline.core.paths import STUDENT, TEACHER
 from s4m_pipeline.experiment.metrics import read_metrics
 from s4m_pipeline.experiment.run_record import read_run
 from s4m_pipeline.planning.estimates import GB, LABEL_BYTES, REFINE, median_metric, stage_bytes
-from s4m_pipeline.planning.operations import Counted, labeled_image, lacking_memory, training_image
+from s4m_pipeline.planning.operations import Counted, Speed, labeled_image, lacking_memory, training_image
 from s4m_pipeline.planning.plan import Experiment
-from s4m_pipeline.planning.speeds import Speed
 from s4m_pipeline.refine.record import DEVICE, RATE
 
 LIST_BYTES = 855

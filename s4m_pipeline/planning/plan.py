@@ -21,8 +21,7 @@ from s4m_pipeline.experiment.checkpoints import latest_checkpoint, step_of, teac
 from s4m_pipeline.experiment.evaluation_file import conditions, current_results
 from s4m_pipeline.experiment.generation_log import GenerationLog
 from s4m_pipeline.experiment.image_files import image_changes
-from s4m_pipeline.experiment.lock import running_process
-from s4m_pipeline.experiment.run_record import read_run
+from s4m_pipeline.experiment.run_record import read_run, running_process
 from s4m_pipeline.planning.dependencies import Dependencies, student_dependencies, teacher_dependencies
 from s4m_pipeline.refine.fingerprint import comparable, explain_labels, label_fingerprint
 

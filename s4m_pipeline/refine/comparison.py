@@ -10,7 +10,7 @@ from rich.table import Table
 
 from s4m_pipeline.config.groups import PromptType
 from s4m_pipeline.evaluation.intervals import Interval, interval, percentage
-from s4m_pipeline.evaluation.tally import ClassTallies
+from s4m_pipeline.evaluation.pseudo_label_quality import ClassTallies
 from s4m_pipeline.refine.samples import Samples
 
 CALIBRATED: Literal["calibrated"] = "calibrated"

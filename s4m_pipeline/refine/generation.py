@@ -166,7 +166,7 @@ def _label_pending(
     pending = set(writer.pending.tolist())
     images = [image for image in inputs.unlabeled.images if image.id in pending]
     files = PhotoFiles(images, inputs.config["test_pipeline"])
-    labeler = build_labeler(inputs, networks, generation.number, choice.prompt, root=generation.root)
+    labeler = build_labeler(inputs, networks, generation.number, root=generation.root)
     stopwatch, recorder = labeler.stopwatch, Recorder(writer, labeler, inputs.truth)
     unreadable: list[Unreadable] = []
     loaded = load_photos(files, options.loaders, pin_memory=labeler.on_gpu)
@@ -185,7 +185,7 @@ def _label_pending(
         BackgroundWriter(store) as background,
     ):
         for batch in batches:
-            labels = labeler.label(batch)
+            labels = [found[choice.prompt] for found in labeler.label(batch, [choice.prompt])]
             with stopwatch.measure("writing"):
                 background.put(labels)
             num_instances += sum(len(image.label) for image in labels)

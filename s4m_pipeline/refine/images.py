@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.signals import ignore_external_signals
 from s4m_pipeline.data.coco_entries import CocoImage
-from s4m_pipeline.data.images import ImageError, read_rgb
-from s4m_pipeline.data.loading import loading
+from s4m_pipeline.data.images import ImageError, loading, read_rgb
 from s4m_pipeline.data.tiles import Tiling
 from s4m_pipeline.models.registry import register_all
 

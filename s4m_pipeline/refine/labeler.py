@@ -23,9 +23,16 @@ from s4m_pipeline.refine.images import Photo, batches_by_size
 from s4m_pipeline.refine.inputs import Networks, RefineInputs
 from s4m_pipeline.refine.labels import Labels, merge_labels
 from s4m_pipeline.refine.prompts import refine_masks
-from s4m_pipeline.refine.selection import Candidates, MaskFrame, select_queries
+from s4m_pipeline.refine.selection import (
+    VIEWS,
+    Candidates,
+    MaskFrame,
+    as_first,
+    average_views,
+    select_queries,
+    view_of,
+)
 from s4m_pipeline.refine.stopwatch import Stopwatch
-from s4m_pipeline.refine.views import VIEWS, as_first, average_views, view_of
 from s4m_pipeline.sam import BatchedSam
 from s4m_pipeline.sam.chunks import Chunker
 from s4m_pipeline.sam.encoder import ImageEncoder, open_store
@@ -46,7 +53,6 @@ class Labeler:
         teacher: `InstanceMask2Former` in eval mode, on its device.
         encoder: SAM and what embeds photos for it; None without SAM.
         recipe: which queries are kept, and how points are drawn.
-        prompt: how `label` asks SAM; None keeps the teacher's masks.
         generation: number of the generation.
         batch_size: photos per pass of the teacher.
         precision: of the teacher on a GPU: "fp32", "bf16" or "fp16".
@@ -62,7 +68,6 @@ class Labeler:
         encoder: ImageEncoder | None,
         recipe: Recipe,
         *,
-        prompt: PromptType | None,
         generation: int,
         batch_size: int,
         precision: str = "fp32",
@@ -70,7 +75,6 @@ class Labeler:
         self.teacher = teacher
         self.encoder = encoder
         self.recipe = recipe
-        self.prompt = prompt
         self.generation = generation
         self.batch_size = batch_size
         self.chunks = Chunker(batch_size, "image")
@@ -93,27 +97,30 @@ class Labeler:
         divisor = int(self.teacher.data_preprocessor.pad_size_divisor)
         return batches_by_size(photos, self.batch_size, divisor, self.teacher.tiling)
 
-    def label(self, photos: Sequence[Photo]) -> list[Labels]:
-        """Label up to `batch_size` photos whose inputs have one padded size.
+    @torch.inference_mode()
+    def label(
+        self, photos: Sequence[Photo], prompts: Sequence[PromptType | None]
+    ) -> list[dict[PromptType | None, Labels]]:
+        """Label up to `batch_size` photos whose inputs have one padded size, with each kind of prompt.
+
+        The teacher and SAM's encoder run once for all kinds.
+
+        Args:
+            photos: images for the teacher and for SAM.
+            prompts: how SAM is asked; None stands for the teacher's own masks.
 
         Raises:
             UserError: if the teacher's output is not finite, or the device has no memory for one image.
         """
-        return [labels[self.prompt] for labels in self.label_by_prompt(photos, (self.prompt,))]
-
-    @torch.inference_mode()
-    def label_by_prompt(
-        self, photos: Sequence[Photo], prompts: Sequence[PromptType | None]
-    ) -> list[dict[PromptType | None, Labels]]:
-        """Label as `label`, with each kind of prompt; the teacher and SAM's encoder run once.
-
-        Args:
-            prompts: kinds of prompts; None stands for the teacher's own masks.
-        """
         tiling = self.teacher.tiling
-        if tiling is None or max(max(_size(photo.inputs)) for photo in photos) <= tiling.size_px:
-            return self._label_whole(photos, prompts)
-        return [self._label_tiles(photo, tiling, prompts) for photo in photos]
+        if tiling is not None and max(max(_size(photo.inputs)) for photo in photos) > tiling.size_px:
+            return [self._label_tiles(photo, tiling, prompts) for photo in photos]
+        results: list[dict[PromptType | None, Labels]] = []
+        chunks = self.chunks.map(functools.partial(self._label_chunk, photos, prompts), len(photos))
+        for _, (labels, histogram) in chunks:
+            self.score_histogram += histogram  # not before, or a repeated chunk would count twice
+            results += labels
+        return results
 
     def _label_tiles(
         self, photo: Photo, tiling: Tiling, prompts: Sequence[PromptType | None]
@@ -123,35 +130,51 @@ class Labeler:
         found: list[dict[PromptType | None, Labels]] = []
         for start in range(0, len(tiles), self.batch_size):
             some = [_tile_of(photo, tile) for tile in tiles[start : start + self.batch_size]]
-            found += self._label_whole(some, prompts)
+            found += self.label(some, prompts)
         boxes = [tile.image_box for tile in tiles]
         with self.stopwatch.measure("masks"):
             return merge_labels(photo.image_id, _size(photo.pixels), boxes, found)
-
-    def _label_whole(
-        self, photos: Sequence[Photo], prompts: Sequence[PromptType | None]
-    ) -> list[dict[PromptType | None, Labels]]:
-        results: list[dict[PromptType | None, Labels]] = []
-        chunks = self.chunks.map(functools.partial(self._label_chunk, photos, prompts), len(photos))
-        for _, (labels, histogram) in chunks:
-            self.score_histogram += histogram  # not before, or a repeated chunk would count twice
-            results += labels
-        return results
 
     def _label_chunk(
         self, photos: Sequence[Photo], prompts: Sequence[PromptType | None], start: int, stop: int
     ) -> tuple[list[dict[PromptType | None, Labels]], NDArray[np.int64]]:
         """Labels of photos `[start, stop)` by kind of prompt, and the histogram of the queries' scores."""
-        photos, measure = photos[start:stop], self.stopwatch.measure
-        with measure("teacher"):
-            candidates, histogram = self._find_candidates(photos)
-        with measure("masks"):
-            packed = [_teacher_labels(*pair) for pair in zip(photos, candidates, strict=True)]
-        results: list[dict[PromptType | None, Labels]] = [dict.fromkeys(prompts, labels) for labels in packed]
+        photos, recipe = photos[start:stop], self.recipe
+        frames = [MaskFrame(_size(photo.pixels), _size(photo.inputs)) for photo in photos]
+        with self.stopwatch.measure("teacher"):
+            find = self._query_views if recipe.augmented else self._run_teacher
+            queries = find(photos, frames)
+            histogram = _histogram(queries, photos)
+            candidates = [
+                select_queries(
+                    class_logits,
+                    mask_logits,
+                    frame,
+                    min_score=recipe.min_score,
+                    min_soft_area=recipe.min_soft_area,
+                    nms_iou=recipe.nms_iou,
+                    min_mask_score=recipe.min_mask_score,
+                )
+                for (class_logits, mask_logits), frame in zip(queries, frames, strict=True)
+            ]
+        with self.stopwatch.measure("masks"):
+            labels = [_teacher_labels(*pair) for pair in zip(photos, candidates, strict=True)]
+        return self._refine(photos, candidates, labels, prompts), histogram
+
+    def _refine(
+        self,
+        photos: Sequence[Photo],
+        candidates: Sequence[Candidates],
+        labels: Sequence[Labels],
+        prompts: Sequence[PromptType | None],
+    ) -> list[dict[PromptType | None, Labels]]:
+        """The labels of each photo, for each kind of prompt with SAM's masks."""
+        measure = self.stopwatch.measure
+        results: list[dict[PromptType | None, Labels]] = [dict.fromkeys(prompts, own) for own in labels]
         chosen = [index for index, found in enumerate(candidates) if len(found)]
         kinds = [prompt for prompt in prompts if prompt is not None]
         if self.encoder is None or not chosen or not kinds:
-            return results, histogram
+            return results
         image_ids = [photos[index].image_id for index in chosen]
         with measure("encoder"):
             embeddings = self.encoder.encode(image_ids, [photos[index].pixels for index in chosen])
@@ -170,38 +193,11 @@ class Labeler:
             with measure("masks"):
                 for index, (masks, predicted_iou) in zip(chosen, refined, strict=True):
                     results[index][kind] = dataclasses.replace(
-                        packed[index],
+                        labels[index],
                         refined_masks=masks,
                         predicted_iou=predicted_iou.cpu().numpy(),
                     )
-        return results, histogram
-
-    def _find_candidates(self, photos: Sequence[Photo]) -> tuple[list[Candidates], NDArray[np.int64]]:
-        frames = [MaskFrame(_size(photo.pixels), _size(photo.inputs)) for photo in photos]
-        queries = (
-            self._query_views(photos, frames) if self.recipe.augmented else self._run_teacher(photos, frames)
-        )
-        recipe, candidates = self.recipe, []
-        for (class_logits, mask_logits), frame in zip(queries, frames, strict=True):
-            candidates.append(
-                select_queries(
-                    class_logits,
-                    mask_logits,
-                    frame,
-                    min_score=recipe.min_score,
-                    min_soft_area=recipe.min_soft_area,
-                    nms_iou=recipe.nms_iou,
-                    min_mask_score=recipe.min_mask_score,
-                )
-            )
-        scores = torch.cat([logits.softmax(-1)[:, :-1].amax(-1) for logits, _ in queries]).cpu().numpy()
-        if not np.isfinite(scores).all():
-            raise UserError(
-                f"The teacher's output is not finite (NaN or Inf) for some of the images with ids "
-                f"{[photo.image_id for photo in photos]}.\n"
-                "Use another checkpoint with --teacher, or compute with teacher.precision=fp32."
-            )
-        return candidates, score_histogram(scores)
+        return results
 
     def _query_views(
         self, photos: Sequence[Photo], frames: Sequence[MaskFrame]
@@ -242,12 +238,7 @@ class Labeler:
 
 
 def build_labeler(
-    inputs: RefineInputs,
-    networks: Networks,
-    generation: int,
-    prompt: PromptType | None = None,
-    *,
-    root: Path | None = None,
+    inputs: RefineInputs, networks: Networks, generation: int, *, root: Path | None = None
 ) -> Labeler:
     """A labeler for a generation; with a `root`, embeddings may be stored below it."""
     options, sam = inputs.options, networks.sam
@@ -259,7 +250,6 @@ def build_labeler(
         networks.teacher,
         encoder,
         options.refine,
-        prompt=prompt,
         generation=generation,
         batch_size=options.refine.batch_size,
         precision=options.teacher.precision,
@@ -286,6 +276,18 @@ def _tile_of(photo: Photo, tile: Tile) -> Photo:
         photo.pixels[:, top:bottom, left:right].contiguous(),
         photo.inputs[:, y0:y1, x0:x1].contiguous(),
     )
+
+
+def _histogram(queries: Sequence[tuple[Tensor, Tensor]], photos: Sequence[Photo]) -> NDArray[np.int64]:
+    """How confident the queries of these photos are of an object, by bin; refuses NaN and Inf."""
+    scores = torch.cat([logits.softmax(-1)[:, :-1].amax(-1) for logits, _ in queries]).cpu().numpy()
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"The teacher's output is not finite (NaN or Inf) for some of the images with ids "
+            f"{[photo.image_id for photo in photos]}.\n"
+            "Use another checkpoint with --teacher, or compute with teacher.precision=fp32."
+        )
+    return score_histogram(scores)
 
 
 def _size(image: Tensor) -> tuple[int, int]:

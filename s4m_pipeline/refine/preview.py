@@ -36,11 +36,13 @@ def preview_labels(inputs: RefineInputs, generation: int, count: int, path: Path
     rows = []
     with networks_on_device(inputs) as networks:
         prompt = _compare(inputs, networks)
-        labeler = build_labeler(inputs, networks, generation, prompt)
+        labeler = build_labeler(inputs, networks, generation)
         photos = readable(load_photos(files, 0, pin_memory=False), lambda image: None)
         for batch in labeler.batches(photos):
-            for photo, labels in zip(batch, labeler.label(batch), strict=True):
-                rows.append(_row(photo, labels, inputs.labeled.class_names, refined=prompt is not None))
+            for photo, labels in zip(batch, labeler.label(batch, [prompt]), strict=True):
+                rows.append(
+                    _row(photo, labels[prompt], inputs.labeled.class_names, refined=prompt is not None)
+                )
     titles = ["photo", "teacher: class and score", f"{prompt}: IoU as SAM predicts it"]
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows, titles).save(path)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from s4m_cache.masks import MATCH_IOU, Masks
 from s4m_cache.records import ImageLabels, Instances
-from s4m_pipeline.evaluation.pseudo_label_quality import packed_iou
+from s4m_pipeline.evaluation.pseudo_label_quality import same_class_iou
 
 NUM_FEATURES = 6
 _DIGITS = 6
@@ -55,7 +55,7 @@ class Samples:
         assert found.raw_masks is not None  # asked for
         masks = (found.raw_masks, found.refined_masks)
         anything = np.zeros(len(found), np.int64), np.zeros(len(truth), np.int64)
-        iou_MT2 = np.stack([packed_iou(anything[0], kind, anything[1], truth) for kind in masks], axis=2)
+        iou_MT2 = np.stack([same_class_iou(anything[0], kind, anything[1], truth) for kind in masks], axis=2)
         best_M = iou_MT2.max(axis=2).argmax(axis=1) if len(truth) else anything[0]
         iou = iou_MT2[np.arange(len(found)), best_M] if len(truth) else np.zeros((len(found), 2))
         same_class = found.labels[:, None] == truth_labels[None]

@@ -24,8 +24,7 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.evaluation.ground_truth import truth_masks
-from s4m_pipeline.evaluation.pseudo_label_quality import packed_iou
-from s4m_pipeline.evaluation.tally import ClassTallies
+from s4m_pipeline.evaluation.pseudo_label_quality import ClassTallies, same_class_iou
 from s4m_pipeline.refine.comparison import MaskKind, ValidationCounts
 from s4m_pipeline.refine.images import (
     PhotoFiles,
@@ -130,13 +129,13 @@ def count_on(
     for batch in labeler.batches(photos):
         if stop():
             return None
-        for photo, labels_by_prompt in zip(batch, labeler.label_by_prompt(batch, kinds), strict=True):
+        for photo, labels_by_prompt in zip(batch, labeler.label(batch, kinds), strict=True):
             truth = truth_masks(data, by_id[photo.image_id])
             for kind, labels in labels_by_prompt.items():
                 if kind in samples:
                     samples[kind].append(Samples.of(labels.record(), truth.labels, truth.masks))
                 tallies = ClassTallies.empty(num_classes)
-                iou = packed_iou(labels.label, labels.refined_masks, truth.labels, truth.masks)
+                iou = same_class_iou(labels.label, labels.refined_masks, truth.labels, truth.masks)
                 tallies.add(labels.label, truth.labels, iou)
                 rows[kind][photo.image_id] = tallies.rows()
     if unreadable:

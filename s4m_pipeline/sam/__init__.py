@@ -12,10 +12,9 @@ import sam2  # noqa: E402, F401
 if not _hydra_was_initialized:
     GlobalHydra.instance().clear()
 
-from s4m_pipeline.sam.batched import BatchedSam, full_size_masks  # noqa: E402
+from s4m_pipeline.sam.batched import BatchedSam, Decoded, ImageEmbeddings, ImageTokens, full_size_masks  # noqa: E402  # noqa: E402
 from s4m_pipeline.sam.loader import LoadedSam, build_sam, load_configured_sam, load_sam  # noqa: E402
 from s4m_pipeline.sam.prompts import Prompts  # noqa: E402
-from s4m_pipeline.sam.results import Decoded, ImageEmbeddings, ImageTokens  # noqa: E402
 from s4m_pipeline.sam.tokens import similarity_rows, stream_decoder_tokens  # noqa: E402
 
 __all__ = [

@@ -16,8 +16,7 @@ from s4m_cache.fingerprint import Fingerprint
 from s4m_cache.generation import LOCK
 from s4m_cache.locks import FileLock
 from s4m_pipeline.core import console
-from s4m_pipeline.sam.batched import BatchedSam
-from s4m_pipeline.sam.results import ImageEmbeddings
+from s4m_pipeline.sam.batched import BatchedSam, ImageEmbeddings
 
 _LEVELS = ("tokens_BChw", "stride_8", "stride_4")
 

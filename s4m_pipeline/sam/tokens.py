@@ -11,9 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from s4m_pipeline.sam.batched import BatchedSam
+from s4m_pipeline.sam.batched import BatchedSam, ImageTokens
 from s4m_pipeline.sam.prompts import Prompts
-from s4m_pipeline.sam.results import ImageTokens
 
 SdTarget = Literal["decoder", "encoder"]
 

@@ -9,7 +9,7 @@ from s4m_pipeline.config.experiment import Options
 from s4m_pipeline.config.student import ArpOptions, PhotometricOptions, StudentOptions
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.loaders import coco_dataset, loader_processes
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.student.labels import Labels, TrueLabels
 from s4m_pipeline.student.two_branches import TwoBranchDataset, TwoBranchSampler
 

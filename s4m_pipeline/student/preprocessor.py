@@ -9,7 +9,7 @@ from torch import Tensor
 
 from s4m_pipeline.config.student import ArpOptions, PhotometricOptions
 from s4m_pipeline.models.head import as_tensors
-from s4m_pipeline.models.preprocessor import ChannelsPreprocessor
+from s4m_pipeline.models.mask2former import ChannelsPreprocessor
 from s4m_pipeline.student.arp import LabeledImages, paste_instances
 from s4m_pipeline.student.photometric import strong_augment
 from s4m_pipeline.student.two_branches import Branch

@@ -2,12 +2,8 @@
 from NaN."""
 
 import math
-import signal
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,11 +13,11 @@ from mmengine.hooks import CheckpointHook, Hook
 
 from s4m_cache.errors import require_space
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.signals import Interrupted, handled_by
+from s4m_pipeline.core.signals import Interrupted, SignalReceiver
 from s4m_pipeline.data.seeding import STEP_STREAM, seed_all
 from s4m_pipeline.experiment.checkpoints import latest_checkpoint
-from s4m_pipeline.train.async_scalar import AsyncScalar
 from s4m_pipeline.train.distributed import on_first_rank
+from s4m_pipeline.train.optim import AsyncScalar
 
 _PATIENCE = 3
 """Consecutive skipped iterations that are tolerated while weights and statistics are finite."""
@@ -45,7 +41,7 @@ class SeedEachStep(Hook):
         seed_all(self.seed, STEP_STREAM, runner.iter, runner.rank)
 
 
-class StopOnSignal(Hook):
+class StopOnSignal(SignalReceiver, Hook):
     """On SIGTERM or SIGINT: finish the iteration, save, and raise `Interrupted`.
 
     In distributed training all ranks stop after the same iteration, the next one: signals are exchanged after
@@ -55,19 +51,8 @@ class StopOnSignal(Hook):
     priority = "LOWEST"
 
     def __init__(self) -> None:
-        self.received = 0
+        super().__init__()
         self.shared_signal = AsyncScalar(torch.tensor(0))
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle both signals in this context; a second SIGINT has its default effect in a single process.
-
-        A second SIGTERM has none: `timeout` sends it twice, to the process and to its group. Nor has a second
-        SIGINT in one of several processes: who sends it to all of them sends it to the launcher, too, which
-        passes it on.
-        """
-        with handled_by(self._receive, SIGTERM, SIGINT) as self.usual:
-            yield
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -90,9 +75,14 @@ class StopOnSignal(Hook):
         raise Interrupted(int(float(self._signal_of_any_rank())))
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        if number == SIGINT and not is_distributed():
-            signal.signal(SIGINT, self.usual[SIGINT])
+        """As in a single process, but a second SIGINT has no effect in one of several.
+
+        Who sends it to all of them sends it to the launcher, too, which passes it on.
+        """
+        if is_distributed():
+            self.received = number
+        else:
+            super()._receive(number, frame)
 
     def _signal_of_any_rank(self) -> AsyncScalar:
         """The signal that any rank has received, or 0; called by all ranks."""

@@ -1,17 +1,20 @@
-"""What a training reports while it runs: metrics.jsonl, the visualizer, and progress on the console."""
+"""What a training reports: metrics.jsonl, the visualizer, progress, and AP on validation images."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, is_main_process, master_only
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 from s4m_pipeline.core import console
 from s4m_pipeline.core.progress import ProgressBar
+from s4m_pipeline.data.coco import CocoData
+from s4m_pipeline.evaluation.mask_ap import coco_results, mask_ap
 from s4m_pipeline.experiment.metrics import append_metrics, drop_metrics_after
 
 
@@ -130,3 +133,29 @@ class MetricsHook(Hook):
 
 def _shown(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.1f}" for name, value in metrics.items())
+
+
+class MaskAPMetric(BaseMetric):
+    """Mask AP of the predictions of a validation pass.
+
+    Args:
+        truth: the annotated images.
+    """
+
+    default_prefix = ""
+
+    def __init__(self, truth: CocoData) -> None:
+        super().__init__(collect_device="cpu")
+        self.truth = truth
+        self.category_ids = [category.id for category in truth.categories]
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Collect the predictions of a batch as run-length encodings."""
+        for sample in data_samples:
+            found = sample["pred_instances"]
+            self.results.append(coco_results(sample["img_id"], sample["ori_shape"], self.category_ids, found))
+
+    def compute_metrics(self, results: list[list[dict[str, Any]]]) -> dict[str, float]:
+        """AP, AP50 and AP75 in percent; 0 if undefined."""
+        found = mask_ap(self.truth, [prediction for image in results for prediction in image])
+        return {name: getattr(found, name) or 0.0 for name in ("AP", "AP50", "AP75")}

@@ -6,9 +6,26 @@ from typing import Any
 import torch
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
-from torch import nn
+from torch import Tensor, nn
 
-from s4m_pipeline.train.async_scalar import AsyncScalar
+
+class AsyncScalar:
+    """A number that is copied from its device meanwhile; reading it waits only if it has not arrived.
+
+    Args:
+        value: tensor of one element.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self._copy = value.detach().to("cpu", non_blocking=True)
+        self._arrival = torch.cuda.Event() if value.is_cuda else None
+        if self._arrival is not None:
+            self._arrival.record()
+
+    def __float__(self) -> float:
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return float(self._copy)
 
 
 class MergedGroups(DefaultOptimWrapperConstructor):

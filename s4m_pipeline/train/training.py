@@ -24,7 +24,6 @@ from s4m_pipeline.core.paths import BEST_SO_FAR, WEIGHTS, torch_checkpoints
 from s4m_pipeline.core.progress import ProgressBar
 from s4m_pipeline.data.coco import CocoData
 from s4m_pipeline.data.loaders import coco_dataset, eval_dataloader
-from s4m_pipeline.evaluation.metric import MaskAPMetric
 from s4m_pipeline.experiment.best import update_best
 from s4m_pipeline.experiment.checkpoints import latest_checkpoint, step_of
 from s4m_pipeline.experiment.metrics import mean_over_steps, validations
@@ -37,7 +36,7 @@ from s4m_pipeline.models.unpickling import load_checkpoint, no_code_from
 from s4m_pipeline.train.determinism import DeterministicForms
 from s4m_pipeline.train.distributed import on_first_rank
 from s4m_pipeline.train.hooks import RecoverFromNaN, SeedEachStep, StopOnSignal, WatchDisk, save_now
-from s4m_pipeline.train.metrics import MetricsHook
+from s4m_pipeline.train.metrics import MaskAPMetric, MetricsHook
 from s4m_pipeline.train.runner import (
     QuietRunner,
     default_hooks,

@@ -8,7 +8,7 @@ import typer
 
 from s4m_pipeline.apps.ablation.tables import TABLES, TableName
 from s4m_pipeline.core import console
-from s4m_pipeline.core.cores import divided
+from s4m_pipeline.core.devices import divided
 from s4m_pipeline.core.processes import Launcher
 from s4m_stages.arguments import Config, Devices, Overrides
 

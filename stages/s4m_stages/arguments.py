@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, each described once."""
+"""Arguments and options that several commands share, each described once, and checks of output paths."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from s4m_pipeline.core import console
+from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import experiment_folder
 from s4m_pipeline.experiment.best import best_weights
 
@@ -61,3 +62,20 @@ def best_of(config_path: Path, work_dir: Path | None = None) -> Path:
     path, reason = best_weights(experiment_folder(config_path, work_dir))
     console.progress.print(f"{path}: {reason}", soft_wrap=True)
     return path
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse a file that exists, or a folder with content.
+
+    Raises:
+        UserError: if it does.
+    """
+    if path.exists() and (path.is_file() or any(path.iterdir())):
+        raise UserError(f"{path} exists already.\nRemove it, or choose a different path.")
+
+
+def not_writable(path: Path, error: OSError) -> UserError:
+    """The message for an output that cannot be written."""
+    return UserError(
+        f"{path} cannot be written: {error.strerror}.\nFree disk space, or choose a different path."
+    )

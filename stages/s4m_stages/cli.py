@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("s4m_stages.demo:demo", "Run all stages on drawn scenes, in minutes and without a GPU."),
-    "run": Command("s4m_stages.run:run", "Do all stages of an experiment that are not done yet."),
+    "run": Command("s4m_stages.run:run", "Run all stages of an experiment; finished ones are skipped."),
     "plan": Command("s4m_stages.plan:plan", "Estimate hours and disk, for any number of images and GPUs."),
     "doctor": Command(
         "s4m_stages.doctor:doctor", "Check installation, machine or experiment, and say how to fix it."
@@ -53,20 +53,20 @@ COMMANDS = {
         "s4m_stages.train_student:train_student", "Train a student on labels and pseudo-labels."
     ),
     "evaluate": Command("s4m_stages.evaluate:evaluate", "Measure the mask AP of a checkpoint."),
-    "predict": Command(
-        "s4m_stages.predict:predict", "Find the objects of any images: pictures and COCO results."
-    ),
+    "predict": Command("s4m_stages.predict:predict", "Predict any images: pictures and COCO results."),
     "export": Command("s4m_stages.export:app", "Export weights and pseudo-labels for other programs."),
     "report": Command("s4m_stages.report:app", "Write a page about an experiment, or draw a picture."),
     "suggest": Command("s4m_stages.suggest:suggest", "Choose the unlabeled images to label next."),
-    "ablation": Command("s4m_stages.ablation:ablation", "Fill a table of the paper's ablations, with seeds."),
+    "ablation": Command(
+        "s4m_stages.ablation:ablation", "Run a table of the paper's ablations, with several seeds."
+    ),
     "cache": Command(
         "s4m_stages.cache:app", "Inspect, check and fix a pseudo-label cache, and import labels."
     ),
     "reproduce": Command(
         "s4m_stages.reproduce:reproduce", "Run an experiment of the paper, from raw files to a table."
     ),
-    "bench": Command("s4m_stages.bench:bench", "Time our paths against their alternatives."),
+    "bench": Command("s4m_stages.bench:bench", "Run benchmarks: this implementation and its alternatives."),
 }
 
 

@@ -18,9 +18,9 @@ from s4m_stages.arguments import CHECKPOINT_HELP, Overrides, TrainedConfig, Trus
 
 if TYPE_CHECKING:
     from s4m_pipeline.data.coco import CocoData
+    from s4m_pipeline.evaluation.checkpoint import Scores
     from s4m_pipeline.evaluation.cityscapes import CityscapesAP
     from s4m_pipeline.evaluation.mask_ap import MaskAP
-    from s4m_pipeline.evaluation.scores import Scores
 
 
 def evaluate(
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def _score(predictions: list[dict[str, Any]], truth: "CocoData", benchmark: "_Benchmark | None") -> "Scores":
-    from s4m_pipeline.evaluation.scores import Scores
+    from s4m_pipeline.evaluation.checkpoint import Scores
 
     scores = Scores.of(truth, predictions)
     return dataclasses.replace(scores, cityscapes=benchmark.score(predictions)) if benchmark else scores

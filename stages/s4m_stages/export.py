@@ -10,8 +10,15 @@ from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
 from s4m_stages import export_labels
-from s4m_stages.arguments import CHOSEN_CHECKPOINT, Overrides, TrainedConfig, TrustCheckpoint, best_of
-from s4m_stages.output import not_writable, refuse_existing
+from s4m_stages.arguments import (
+    CHOSEN_CHECKPOINT,
+    Overrides,
+    TrainedConfig,
+    TrustCheckpoint,
+    best_of,
+    not_writable,
+    refuse_existing,
+)
 
 if TYPE_CHECKING:
     from s4m_pipeline.apps.export.weights import ChosenWeights

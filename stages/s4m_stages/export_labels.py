@@ -9,7 +9,7 @@ from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import SUGGESTED
 from s4m_pipeline.experiment.recorded import experiment_data
-from s4m_stages.output import not_writable, refuse_existing
+from s4m_stages.arguments import not_writable, refuse_existing
 
 if TYPE_CHECKING:
     from s4m_cache.coco import LabeledImages

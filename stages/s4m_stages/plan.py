@@ -9,8 +9,8 @@ from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import experiment_folder
-from s4m_pipeline.experiment.environment import duration_text
-from s4m_pipeline.planning.speeds import GPUS, measured_speed, peak_of
+from s4m_pipeline.experiment.run_record import duration_text
+from s4m_pipeline.planning.operations import GPUS, measured_speed, peak_of
 from s4m_stages.arguments import Config, Overrides, WorkDir
 
 if TYPE_CHECKING:

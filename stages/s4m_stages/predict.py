@@ -109,8 +109,7 @@ def _predict_all(
     workers: int,
 ) -> int:
     """Write predictions and pictures; returns the number of objects. Skipped images go to `unreadable`."""
-    from s4m_pipeline.apps.predict.overlay import draw_overlay
-    from s4m_pipeline.apps.predict.results import results_file
+    from s4m_pipeline.apps.predict.results import draw_overlay, results_file
     from s4m_pipeline.core.progress import track
 
     names = _picture_names(images)

@@ -14,6 +14,7 @@ from s4m_pipeline.core import console
 from s4m_pipeline.core.launchers import LAUNCHERS, LauncherName, Shards
 from s4m_pipeline.core.paths import JOBS, STUDENT, experiment_folder
 from s4m_pipeline.core.processes import visible_gpus
+from s4m_pipeline.core.signals import SignalReceiver
 from s4m_pipeline.experiment.checkpoints import teacher_weights
 from s4m_stages.arguments import Config, Overrides, TrustCheckpoint, WorkDir
 
@@ -116,9 +117,8 @@ def _part(shard: str | None) -> "ShardSpec | None":
 @contextmanager
 def _stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Gives a function for the work to ask whether to stop; if it was told so, exits at the end."""
-    from s4m_pipeline.train.hooks import StopOnSignal
-
-    signals, told = StopOnSignal(), []
+    signals = SignalReceiver()
+    told: list[int] = []
 
     def stop() -> bool:
         if signals.received:

@@ -14,7 +14,6 @@ from s4m_pipeline.core.paths import BEST, CONTROL, REPORT, STUDENT, experiment_f
 from s4m_pipeline.core.processes import call
 from s4m_pipeline.experiment.evaluation_file import current_results
 from s4m_pipeline.experiment.generation_log import GenerationLog
-from s4m_pipeline.planning.batches import student_batch_sizes
 from s4m_pipeline.planning.estimates import GB, disk_bytes, time_left
 from s4m_pipeline.planning.plan import (
     STAGES,
@@ -25,7 +24,7 @@ from s4m_pipeline.planning.plan import (
     require_idle,
     require_overwrite,
 )
-from s4m_pipeline.train.launch import find_place
+from s4m_pipeline.train.launch import find_place, student_batch_sizes
 from s4m_stages.arguments import Config, Overrides, OverwriteChanged, WorkDir
 
 

@@ -11,8 +11,8 @@ from s4m_pipeline.core import console
 from s4m_pipeline.core.paths import CONTROL, STUDENT, TEACHER, WEIGHTS, experiment_folder
 from s4m_pipeline.experiment.checkpoints import teacher_weights
 from s4m_pipeline.experiment.generation_log import GenerationLog
-from s4m_pipeline.planning.batches import student_batch_sizes
 from s4m_pipeline.planning.dependencies import student_dependencies
+from s4m_pipeline.train.launch import student_batch_sizes
 from s4m_stages.arguments import AllowPartial, Config, Devices, Overrides, Overwrite, TrustCheckpoint, WorkDir
 
 if TYPE_CHECKING:

@@ -87,3 +87,9 @@ def unprivileged(folder: Path) -> Iterator[None]:
             yield
         finally:
             os.seteuid(user)
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

@@ -12,7 +12,7 @@ from s4m_cache.fingerprint import file_hash
 from s4m_cache.generations import begin, current, publish
 from s4m_cache.reader import CacheReader
 from s4m_stages.cache import app
-from test_cache.samples import fill, make_labels, make_published, make_spec
+from test_cache.samples import fill, flip_a_bit, make_labels, make_published, make_spec
 
 
 @pytest.fixture
@@ -31,12 +31,6 @@ def run(*arguments, exit_code=0):
 
 def run_json(*arguments, exit_code=0):
     return json.loads(run(*arguments, "--json", exit_code=exit_code))
-
-
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_info__counts_classes_scores_and_figures(root):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco import load_coco
-from s4m_pipeline.data.leak import check_leak
+from s4m_pipeline.data.labeled import check_leak
 from s4m_pipeline.data.split_files import refuse_overwrite, write_split
 from s4m_pipeline.data.splits import choose_listed, choose_percent, split_folder, split_listed, split_percent
 

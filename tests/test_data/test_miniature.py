@@ -17,7 +17,7 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.check import check_images
 from s4m_pipeline.data.cityscapes.labels import INSTANCE_CLASSES, LABEL_IDS, label_of
 from s4m_pipeline.data.coco import load_coco, parse_coco
-from s4m_pipeline.data.leak import check_leak
+from s4m_pipeline.data.labeled import check_leak
 from s4m_pipeline.data.miniature import cityscapes, coco
 from s4m_pipeline.data.miniature.coco import COCO_CATEGORIES
 from s4m_pipeline.data.splits import split_percent

@@ -10,12 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from s4m_cache.sharding import ShardSpec
+from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.data.coco import load_coco
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 from s4m_pipeline.models.checkpoint import write_weights
-from s4m_pipeline.models.model_config import model_config
-from s4m_pipeline.models.registry import register_all
+from s4m_pipeline.models.load import build_network
+from s4m_pipeline.refine.gate import Outcome
+from s4m_pipeline.refine.generation import begin_generation, label_shards
+from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
+from s4m_pipeline.refine.publish import publish_if_complete
 
 CONFIGS = Path(__file__).parents[2] / "configs/_base_"
 NUM_UNLABELED = 6
@@ -82,15 +87,11 @@ def _resize_some(data: Path) -> None:
 
 def write_untrained_teacher(config_path: Path, path: Path, seed: int) -> None:
     """Random weights find something everywhere, once the score threshold is low."""
-    from mmdet.registry import MODELS
 
-    from s4m_pipeline.config.experiment import load_experiment
-
-    register_all()
     options, config = load_experiment(config_path, [])
     classes = load_coco(options.data.path("val.json"), options.data.path("val")).class_names
     torch.manual_seed(seed)
-    model = MODELS.build(model_config(config["model"], len(classes)))
+    model = build_network(config, len(classes))
     write_weights(path, model.state_dict(), tuple(classes))
 
 
@@ -113,6 +114,27 @@ def refine(experiment: Path, tmp_path: Path) -> Refine:
         command(experiment / "refine_me.py", overrides=list(overrides), work_dir=tmp_path / name, **arguments)
 
     return run
+
+
+def inputs_of(config_path: Path, experiment: Path, *overrides: str) -> RefineInputs:
+    """What refine needs of a config, with the untrained teacher of the experiment."""
+    options, config = load_experiment(config_path, overrides)
+    return load_inputs(options, config, experiment / "weights.safetensors")
+
+
+def never() -> bool:
+    """Whether to stop: no."""
+    return False
+
+
+def make_generation(
+    inputs: RefineInputs, root: Path, number: int = 1, num_shards: int = 1, ranks: int = 1
+) -> Outcome:
+    """What training does: rank r labels shards r + 1, r + 1 + ranks, ...; rank 0 publishes."""
+    generation = begin_generation(inputs, root, number, num_shards)
+    for rank in range(ranks):
+        assert label_shards(inputs, generation, ShardSpec(rank + 1, ranks), stop=never)
+    return publish_if_complete(inputs, generation)
 
 
 def labels_of(cache: Path, number: int = 1) -> dict[int, dict[str, np.ndarray]]:

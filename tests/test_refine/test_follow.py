@@ -15,25 +15,26 @@ import torch
 from s4m_cache.generation import Generation
 from s4m_cache.generations import current_number, generations
 from s4m_cache.sharding import ShardSpec
-from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.experiment.run_record import TrainingState
 from s4m_pipeline.models.checkpoint import read_weights
 from s4m_pipeline.refine import follow as following
 from s4m_pipeline.refine.follow import TEACHERS, follow
 from s4m_pipeline.refine.generation import begin_generation, label_shards
-from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
-from s4m_pipeline.refine.publish import publish_if_complete
-from test_refine.conftest import assert_same_labels, labels_of, write_untrained_teacher
+from s4m_pipeline.refine.inputs import RefineInputs
+from test_refine.conftest import (
+    assert_same_labels,
+    inputs_of,
+    labels_of,
+    make_generation,
+    never,
+    write_untrained_teacher,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = ("refine.prompt=none", "refine.batch_size=1", "cache.part_images=1", "student.gate=off")
 """Labels by untrained networks are noise, which the gate would refuse."""
 ALL = ShardSpec(1, 1)
-
-
-def never() -> bool:
-    return False
 
 
 @pytest.fixture
@@ -51,23 +52,16 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def inputs(student_config: Path, experiment: Path) -> RefineInputs:
-    options, config = load_experiment(student_config, SETTINGS)
-    return load_inputs(options, config, experiment / "weights.safetensors")
+    return inputs_of(student_config, experiment, *SETTINGS)
 
 
 @pytest.fixture
 def work_dir(inputs: RefineInputs, tmp_path: Path) -> Path:
     """An experiment whose first labels are published and whose training has just begun."""
-    label(inputs, tmp_path / "cache", 1)
+    make_generation(inputs, tmp_path / "cache", 1)
     (tmp_path / "student").mkdir()
     (tmp_path / "student/run.json").write_text('{"status": "running"}')
     return tmp_path
-
-
-def label(inputs: RefineInputs, root: Path, number: int) -> None:
-    generation = begin_generation(inputs, root, number, 1)
-    label_shards(inputs, generation, ALL, stop=never)
-    publish_if_complete(inputs, generation)
 
 
 def save_checkpoint(experiment: Path, work_dir: Path, step: int) -> Path:
@@ -111,7 +105,7 @@ def test_follow__two_processes_one_stopped_and_started_again__label_with_each_ne
     assert (first.wait(300), second.wait(300)) == (0, 0)
     assert [generation.number for generation in generations(root)] == [1, 2, 3]
     for number, weights in expected.items():
-        label(inputs.with_weights(weights), work_dir / f"alone-{number}", number)
+        make_generation(inputs.with_weights(weights), work_dir / f"alone-{number}", number)
         assert_same_labels(root, work_dir / f"alone-{number}", number)
     assert [path.name for path in (root / TEACHERS).glob("*.safetensors")] == ["gen-0003.safetensors"]
 
@@ -162,7 +156,7 @@ def test_follow__generation_that_another_command_left_half_made__is_named_once_a
     def state(folder: Path) -> TrainingState:
         match next(polls):
             case 3:
-                label(inputs, root, 2)
+                make_generation(inputs, root, 2)
             case 4:
                 return "ended"
         return "running"
@@ -190,8 +184,7 @@ def test_follow__checkpoint_gone_before_it_was_read__takes_the_next(
 def test_follow__rejected_generation__is_left_behind_for_the_next_checkpoint(
     student_config, experiment, work_dir, training, monkeypatch
 ):
-    options, config = load_experiment(student_config, SETTINGS)
-    inputs = load_inputs(options, config, experiment / "weights.safetensors")
+    inputs = inputs_of(student_config, experiment, *SETTINGS)
     root, folder = work_dir / "cache", work_dir / "student"
     decisions = iter(["rejected", "taken"])
     monkeypatch.setattr("s4m_pipeline.refine.gate.decide", lambda *_: next(decisions))
@@ -214,7 +207,6 @@ def test_follow__rejected_generation__is_left_behind_for_the_next_checkpoint(
 def test_follow__training_that_takes_no_labels_from_elsewhere__is_refused(
     student_config, experiment, tmp_path, override, message
 ):
-    options, config = load_experiment(student_config, [*SETTINGS, override])
-    inputs = load_inputs(options, config, experiment / "weights.safetensors")
+    inputs = inputs_of(student_config, experiment, *SETTINGS, override)
     with pytest.raises(UserError, match=message):
         follow(inputs, tmp_path, tmp_path, ALL, stop=never)

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,6 @@ from s4m_cache.generations import current_number, publish
 from s4m_cache.locks import FileLock
 from s4m_cache.reader import CacheReader
 from s4m_cache.sharding import ShardSpec
-from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.config.groups import Recipe
 from s4m_pipeline.config.student import StudentOptions
 from s4m_pipeline.data.coco import load_coco
@@ -29,18 +29,15 @@ from s4m_pipeline.refine.choice import decide_masks, read_choice
 from s4m_pipeline.refine.comparison import ValidationCounts
 from s4m_pipeline.refine.gate import find_faults
 from s4m_pipeline.refine.generation import begin_generation, label_shards
-from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
+from s4m_pipeline.refine.inputs import RefineInputs
 from s4m_pipeline.refine.labeler import Labeler
 from s4m_pipeline.refine.preview import preview_labels
 from s4m_pipeline.refine.prompts import Refined
 from s4m_pipeline.refine.publish import LabelsRefused, publish_if_complete
 from s4m_pipeline.refine.validation import COMPARED
+from test_refine.conftest import inputs_of, make_generation, never
 
 ALL = ShardSpec(1, 1)
-
-
-def never() -> bool:
-    return False
 
 
 # Decisions, from counts alone.
@@ -194,17 +191,7 @@ def load(student_config: Path, experiment: Path) -> Callable[..., RefineInputs]:
     """Six validation images, which are the unlabeled ones with their truth; two of them show nothing."""
     settings = ("data.val=train.json", "data.val_images=train", "refine.min_score=0.5")
 
-    def load_with(*overrides: str) -> RefineInputs:
-        options, config = load_experiment(student_config, [*settings, *overrides])
-        return load_inputs(options, config, experiment / "weights.safetensors")
-
-    return load_with
-
-
-def run(inputs: RefineInputs, root: Path, number: int = 1):
-    generation = begin_generation(inputs, root, number, 1)
-    assert label_shards(inputs, generation, ALL, stop=never)
-    return publish_if_complete(inputs, generation)
+    return partial(inputs_of, student_config, experiment, *settings)
 
 
 def keeps_own_masks(root: Path, number: int = 1) -> bool:
@@ -214,7 +201,7 @@ def keeps_own_masks(root: Path, number: int = 1) -> bool:
 
 
 def test_auto__perfect_sam__takes_its_masks_and_shows_why(load, perfect_sam, tmp_path, capsys):
-    outcome = run(load("refine.prompt=auto"), tmp_path)
+    outcome = make_generation(load("refine.prompt=auto"), tmp_path)
     quality = outcome.about["quality"]
     assert outcome.decision == "taken"
     assert not keeps_own_masks(tmp_path)
@@ -234,7 +221,7 @@ def test_auto__perfect_sam__takes_its_masks_and_shows_why(load, perfect_sam, tmp
 
 
 def test_auto__useless_sam__keeps_the_teachers_own_masks(load, useless_sam, tmp_path, capsys):
-    outcome = run(load("refine.prompt=auto"), tmp_path)
+    outcome = make_generation(load("refine.prompt=auto"), tmp_path)
     assert keeps_own_masks(tmp_path)
     assert outcome.about["quality"]["masks taken"] == "none"
     assert "gets the teacher's own masks: no prompt is better by more than chance" in capsys.readouterr().err
@@ -244,7 +231,7 @@ def test_auto__class_that_no_validation_image_shows__is_named(load, perfect_sam,
     inputs = load(
         "refine.prompt=auto", "data.val=val.json", "data.val_images=val", "refine.ground_truth=train.json"
     )
-    run(inputs, tmp_path)
+    make_generation(inputs, tmp_path)
     truth = inputs.held_out
     shown = {a["category_id"] for image in truth.images for a in truth.instances(image.id)}
     absent = [category.name for category in truth.categories if category.id not in shown]
@@ -260,7 +247,7 @@ def test_auto__class_that_no_validation_image_shows__is_named(load, perfect_sam,
 def test_configured_prompt__useless_sam__leaves_training_no_worse_than_the_gate_allows(
     load, useless_sam, tmp_path, capsys, gate, decision, own
 ):
-    outcome = run(load(f"student.gate={gate}"), tmp_path)
+    outcome = make_generation(load(f"student.gate={gate}"), tmp_path)
     assert (outcome.decision, keeps_own_masks(tmp_path)) == (decision, own)
     assert ("Warning: gen-0001 gets the teacher's own masks" in capsys.readouterr().err) == own
 
@@ -314,9 +301,9 @@ def test_gate__next_generation_finds_hardly_anything__keeps_the_labels_before(
     load, teacher, tmp_path, capsys
 ):
     inputs = load("refine.prompt=none")
-    assert run(inputs, tmp_path).decision == "taken"
+    assert make_generation(inputs, tmp_path).decision == "taken"
     teacher.limit = 1
-    assert run(inputs, tmp_path, number=2).decision == "rejected"
+    assert make_generation(inputs, tmp_path, number=2).decision == "rejected"
     assert current_number(tmp_path) == 1
     assert "labels per image, gen-0001, which is current," in capsys.readouterr().err
 
@@ -345,7 +332,7 @@ def test_gate__first_labels_refused__stops_with_a_histogram_and_three_settings(
     inputs = load("refine.prompt=none", "refine.min_score=0.985" if found else "refine.min_score=0.995")
     monkeypatch.setattr(gate, "FEW_LABELS", 0.9)  # scenes of some objects, of which only the first is sure
     with pytest.raises(LabelsRefused) as refused:
-        run(inputs, tmp_path)
+        make_generation(inputs, tmp_path)
     message = str(refused.value)
     assert said in message
     assert "nothing was published" in message
@@ -392,7 +379,7 @@ def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_calibrated__mixed_sam__each_label_uses_its_better_mask(load, mixed_sam, few_are_enough, tmp_path):
-    outcome = run(load("refine.prompt=auto", "refine.accept=calibrated"), tmp_path)
+    outcome = make_generation(load("refine.prompt=auto", "refine.accept=calibrated"), tmp_path)
     quality = outcome.about["quality"]
     assert outcome.decision == "taken"
     assert quality["masks taken"] == "calibrated"
@@ -417,7 +404,7 @@ def test_ignore_below__labels_of_another_class__are_ignored_and_do_not_count(
 ):
     teacher.misnames = True
     settings = (f"refine.prompt={prompt}", "refine.accept=calibrated", "refine.ignore_below=0.5")
-    outcome = run(load(*settings, "refine.ground_truth=train.json"), tmp_path)
+    outcome = make_generation(load(*settings, "refine.ground_truth=train.json"), tmp_path)
     quality, count = outcome.about["quality"], 0
     with CacheReader(Generation(tmp_path, 1)) as reader:
         for image_id in reader.image_ids.tolist():
@@ -436,19 +423,19 @@ def test_ignore_below__labels_of_another_class__are_ignored_and_do_not_count(
 
 @pytest.mark.parametrize("prompt", ["auto", "box"])
 def test_calibrated__useless_sam__keeps_the_teachers_own(prompt, load, useless_sam, few_are_enough, tmp_path):
-    run(load(f"refine.prompt={prompt}", "refine.accept=calibrated"), tmp_path)
+    make_generation(load(f"refine.prompt={prompt}", "refine.accept=calibrated"), tmp_path)
     assert keeps_own_masks(tmp_path)
 
 
 def test_calibrated__perfect_sam__takes_its_masks(load, perfect_sam, few_are_enough, tmp_path):
-    run(load("refine.prompt=box", "refine.accept=calibrated"), tmp_path)
+    make_generation(load("refine.prompt=box", "refine.accept=calibrated"), tmp_path)
     with CacheReader(Generation(tmp_path, 1)) as reader:
         assert not reader.column("use_raw").any()
     assert not keeps_own_masks(tmp_path)
 
 
 def test_calibrated__too_few_validation_labels__falls_back_and_says_how_many(load, mixed_sam, tmp_path):
-    outcome = run(load("refine.prompt=auto", "refine.accept=calibrated"), tmp_path)
+    outcome = make_generation(load("refine.prompt=auto", "refine.accept=calibrated"), tmp_path)
     assert "at least 50 with an object, on 10 images" in outcome.about["quality"]["masks taken because"]
     with CacheReader(Generation(tmp_path, 1)) as reader:
         assert not reader.column("use_raw").any()

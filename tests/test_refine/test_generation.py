@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,45 +16,34 @@ from s4m_cache.generation import Generation, GenerationSpec
 from s4m_cache.generations import begin, current_number, made_with, publish
 from s4m_cache.sharding import ShardSpec
 from s4m_cache.verify import verify
-from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.config.sam_files import NANO_DIR
 from s4m_pipeline.experiment import image_files
 from s4m_pipeline.experiment.image_files import image_changes
 from s4m_pipeline.refine.fingerprint import VALIDATION, explain_labels
 from s4m_pipeline.refine.gate import is_rejected
 from s4m_pipeline.refine.generation import begin_generation, label_shards
-from s4m_pipeline.refine.inputs import RefineInputs, load_inputs
+from s4m_pipeline.refine.inputs import RefineInputs
 from s4m_pipeline.refine.publish import publish_if_complete
-from test_refine.conftest import assert_same_labels, write_untrained_teacher
+from test_refine.conftest import (
+    assert_same_labels,
+    inputs_of,
+    make_generation,
+    never,
+    write_untrained_teacher,
+)
 
 NO_SAM = ("refine.prompt=none",)
 
 
 @pytest.fixture(scope="module")
 def load(student_config: Path, experiment: Path):
-    def load_with(*overrides: str) -> RefineInputs:
-        options, config = load_experiment(student_config, overrides)
-        return load_inputs(options, config, experiment / "weights.safetensors")
-
-    return load_with
-
-
-def never() -> bool:
-    return False
-
-
-def run(inputs: RefineInputs, root: Path, number: int = 1, num_shards: int = 1, ranks: int = 1):
-    """What training does: rank r labels shards r + 1, r + 1 + ranks, ...; rank 0 publishes."""
-    generation = begin_generation(inputs, root, number, num_shards)
-    for rank in range(ranks):
-        assert label_shards(inputs, generation, ShardSpec(rank + 1, ranks), stop=never)
-    return publish_if_complete(inputs, generation)
+    return partial(inputs_of, student_config, experiment)
 
 
 def test_generation__three_shards_on_two_ranks__give_labels_and_figures_of_one(load, tmp_path):
     inputs = load()
-    whole = run(inputs, tmp_path / "whole")
-    shared = run(inputs, tmp_path / "shared", num_shards=3, ranks=2)
+    whole = make_generation(inputs, tmp_path / "whole")
+    shared = make_generation(inputs, tmp_path / "shared", num_shards=3, ranks=2)
     assert (whole.decision, shared.decision) == ("taken", "taken")
     assert_same_labels(tmp_path / "whole", tmp_path / "shared")
     held_out = whole.about["quality"]["held_out"]
@@ -65,15 +55,14 @@ def test_generation__three_shards_on_two_ranks__give_labels_and_figures_of_one(l
 
 def test_generation__asked_again_once_published__answers_alike(load, tmp_path):
     inputs = load(*NO_SAM)
-    first = run(inputs, tmp_path)
-    assert run(inputs, tmp_path) == first
+    first = make_generation(inputs, tmp_path)
+    assert make_generation(inputs, tmp_path) == first
 
 
 def test_generation__without_a_student__measures_no_validation_images(load, experiment, tmp_path):
-    options, config = load_experiment(experiment / "refine_me.py", list(NO_SAM))
-    inputs = load_inputs(options, config, experiment / "weights.safetensors")
+    inputs = inputs_of(experiment / "refine_me.py", experiment, *NO_SAM)
     assert inputs.held_out is None
-    assert "held_out" not in run(inputs, tmp_path).about["quality"]
+    assert "held_out" not in make_generation(inputs, tmp_path).about["quality"]
 
 
 def test_generation__a_shard_without_its_validation_images__is_not_published(load, tmp_path, capsys):
@@ -95,7 +84,8 @@ def test_generation__stopped_after_some_batches__resumes_to_the_same_end(load, t
     answers = iter([False] * batches)
     assert not label_shards(inputs, generation, ShardSpec(1, 1), stop=lambda: next(answers, True))
     assert publish_if_complete(inputs, generation).decision == "incomplete"
-    stopped, quiet = run(inputs, tmp_path / "stopped"), run(inputs, tmp_path / "quiet")
+    stopped = make_generation(inputs, tmp_path / "stopped")
+    quiet = make_generation(inputs, tmp_path / "quiet")
     assert stopped.about["quality"] == quiet.about["quality"]
     assert_same_labels(tmp_path / "stopped", tmp_path / "quiet")
 
@@ -110,15 +100,15 @@ def publish_with_pq(inputs: RefineInputs, root: Path, pq: float) -> None:
 def test_generation__worse_than_the_current_generation__is_rejected_every_time(load, tmp_path, capsys):
     inputs = load(*NO_SAM)
     publish_with_pq(inputs, tmp_path, 90.0)
-    outcome = run(inputs, tmp_path, number=2)
+    outcome = make_generation(inputs, tmp_path, number=2)
     assert outcome.decision == "rejected"
     assert outcome.about["quality"]["held_out"]["PQ before"] == 90.0
     pq = outcome.about["quality"]["held_out"]["PQ"]
     assert f"gen-0002 has a PQ of {pq:.2f}, gen-0001, which is current, 90.00" in capsys.readouterr().err
     assert current_number(tmp_path) == 1
     assert is_rejected(Generation(tmp_path, 2))
-    assert run(inputs, tmp_path, number=2) == outcome
-    assert run(load(*NO_SAM, "student.gate_drop=100"), tmp_path, number=3).decision == "taken"
+    assert make_generation(inputs, tmp_path, number=2) == outcome
+    assert make_generation(load(*NO_SAM, "student.gate_drop=100"), tmp_path, number=3).decision == "taken"
     assert current_number(tmp_path) == 3
 
 
@@ -128,15 +118,15 @@ def test_generation__worse_than_the_current_generation__is_rejected_every_time(l
 def test_generation__worse_with_a_lenient_gate__is_published(load, tmp_path, capsys, gate, decision, says):
     inputs = load(*NO_SAM, f"student.gate={gate}")
     publish_with_pq(inputs, tmp_path, 90.0)
-    assert run(inputs, tmp_path, number=2).decision == decision
+    assert make_generation(inputs, tmp_path, number=2).decision == decision
     assert says in capsys.readouterr().err
     assert current_number(tmp_path) == 2
 
 
 def test_generation__no_pseudo_label_but_earlier_labels__is_rejected(load, tmp_path, capsys):
-    run(load(*NO_SAM), tmp_path)
+    make_generation(load(*NO_SAM), tmp_path)
     inputs = load(*NO_SAM, "refine.min_score=0.99", "student.gate=off")
-    assert run(inputs, tmp_path, number=2).decision == "rejected"
+    assert make_generation(inputs, tmp_path, number=2).decision == "rejected"
     assert "readers keep gen-0001" in (said := capsys.readouterr().err)
     assert "no pseudo-label for any of 6 images" in said
     assert is_rejected(Generation(tmp_path, 2))
@@ -147,16 +137,16 @@ def test_generation__after_a_generation_without_figures__is_taken(load, tmp_path
     generation = begin_generation(inputs, tmp_path, 1, 1)
     label_shards(inputs, generation, ShardSpec(1, 1), stop=never)
     publish(generation)
-    outcome = run(inputs, tmp_path, number=2)
+    outcome = make_generation(inputs, tmp_path, number=2)
     assert outcome.decision == "taken"
     assert outcome.about["statistics"]["agreement with the generation before"] == 100.0
 
 
 def test_generation__other_weights_same_inputs__make_the_next_generation(load, experiment, tmp_path):
     inputs = load(*NO_SAM, "student.gate=off")
-    run(inputs, tmp_path)
+    make_generation(inputs, tmp_path)
     write_untrained_teacher(experiment / "refine_me.py", tmp_path / "other.safetensors", seed=1)
-    outcome = run(inputs.with_weights(tmp_path / "other.safetensors"), tmp_path, number=2)
+    outcome = make_generation(inputs.with_weights(tmp_path / "other.safetensors"), tmp_path, number=2)
     assert outcome.about["statistics"]["agreement with the generation before"] < 100
     assert begin(tmp_path, Generation(tmp_path, 2).spec, 2).published() is not None
 
@@ -183,7 +173,8 @@ def test_generation__damaged_note_of_a_shard__is_made_again(
     note.write_bytes(damage(whole))
     assert note.read_bytes() != whole
     assert [found.path for found in verify(generation).damages] == [note]
-    damaged, quiet = run(inputs, tmp_path / "damaged"), run(inputs, tmp_path / "quiet")
+    damaged = make_generation(inputs, tmp_path / "damaged")
+    quiet = make_generation(inputs, tmp_path / "quiet")
     assert damaged.about["quality"] == quiet.about["quality"]
     assert_same_labels(tmp_path / "damaged", tmp_path / "quiet")
 

@@ -7,9 +7,8 @@ import pytest
 
 from s4m_cache.masks import Masks
 from s4m_cache.records import Instances
-from s4m_pipeline.evaluation.pseudo_label_quality import LabeledMasks, match_iou, same_class_iou
+from s4m_pipeline.evaluation.pseudo_label_quality import ClassTallies, LabeledMasks, match_iou, same_class_iou
 from s4m_pipeline.evaluation.refinement_quality import RefinementQuality
-from s4m_pipeline.evaluation.tally import ClassTallies
 
 
 def random_masks(rng: np.random.Generator, count: int) -> LabeledMasks:
@@ -37,7 +36,9 @@ def iou_of_sets(found: LabeledMasks, truth: LabeledMasks) -> np.ndarray:
 def test_packed_iou__equals_that_of_dense_masks_for_pairs_of_one_class():
     rng = np.random.default_rng(2)
     found, truth = random_masks(rng, 9), random_masks(rng, 7)
-    np.testing.assert_array_equal(same_class_iou(found, truth), iou_of_sets(found, truth))
+    np.testing.assert_array_equal(
+        same_class_iou(found.labels, found.masks, truth.labels, truth.masks), iou_of_sets(found, truth)
+    )
 
 
 def test_refinement_quality__overall_figures_equal_those_of_one_kind_alone():
@@ -96,9 +97,14 @@ def test_class_tallies__equal_figures_by_definition_and_add_up_in_any_order():
     parts = []
     for found, truth in pairs:
         part = ClassTallies.empty(2)
-        part.add(found.labels, truth.labels, same_class_iou(found, truth))
+        part.add(
+            found.labels, truth.labels, same_class_iou(found.labels, found.masks, truth.labels, truth.masks)
+        )
         parts.append(part)
-    ious = [match_iou(same_class_iou(found, truth)) for found, truth in pairs]
+    ious = [
+        match_iou(same_class_iou(found.labels, found.masks, truth.labels, truth.masks))
+        for found, truth in pairs
+    ]
     matched = [value for values in ious for value in values]
     false_positives, false_negatives = 5 * 20 - len(matched), 4 * 20 - len(matched)
     pq = 100 * sum(matched) / (len(matched) + false_positives / 2 + false_negatives / 2)

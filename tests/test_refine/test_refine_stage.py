@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_cache.samples import flip_a_bit
 
 from s4m_cache import writer
 from s4m_cache.embeddings import EmbeddingStore
@@ -78,10 +79,10 @@ def test_refine__begun_in_other_shards__resumes_with_those(refine, tmp_path, mon
     """A job of three GPUs that was killed is repeated on one, on two, on five."""
     label, calls = Labeler.label, iter([False, True])
 
-    def label_until_killed(labeler, photos):
+    def label_until_killed(labeler, photos, prompts):
         if next(calls):
             raise KeyboardInterrupt
-        return label(labeler, photos)
+        return label(labeler, photos, prompts)
 
     settings = (*ONE_BY_ONE, "cache.part_images=1")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -211,12 +212,6 @@ def test_refine__stored_embeddings__spare_the_encoder_and_change_nothing(
     assert said.count("2 stored embeddings were damaged") == said.count("damaged") == 1
 
 
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 def test_refine__after_a_repair__labels_just_the_lost_images_and_publishes_again(
     refine, tmp_path, monkeypatch
 ):
@@ -232,9 +227,9 @@ def test_refine__after_a_repair__labels_just_the_lost_images_and_publishes_again
     assert generation.published() is None
     label, labeled = Labeler.label, []
 
-    def label_and_count(labeler, photos):
+    def label_and_count(labeler, photos, prompts):
         labeled.extend(photo.image_id for photo in photos)
-        return label(labeler, photos)
+        return label(labeler, photos, prompts)
 
     monkeypatch.setattr(Labeler, "label", label_and_count)
     refine("run", *settings)
@@ -266,9 +261,9 @@ def test_refine__preview__draws_a_picture_and_stores_nothing(refine, tmp_path):
 def test_refine__terminated__stores_the_current_batch_and_resumes_later(refine, tmp_path, monkeypatch):
     label = Labeler.label
 
-    def label_and_be_terminated(labeler, photos):
+    def label_and_be_terminated(labeler, photos, prompts):
         os.kill(os.getpid(), signal.SIGTERM)
-        return label(labeler, photos)
+        return label(labeler, photos, prompts)
 
     monkeypatch.setattr(Labeler, "label", label_and_be_terminated)
     with pytest.raises(SystemExit) as end:
@@ -288,11 +283,11 @@ def test_refine__signal_to_all_its_processes__stores_the_current_batch_and_resum
 import pathlib, time
 from s4m_pipeline.refine.labeler import Labeler
 label = Labeler.label
-def label_late(labeler, photos):
+def label_late(labeler, photos, prompts):
     pathlib.Path({str(tmp_path / "labels")!r}).touch()
     while not pathlib.Path({str(tmp_path / "go")!r}).exists():
         time.sleep(0.01)
-    return label(labeler, photos)
+    return label(labeler, photos, prompts)
 Labeler.label = label_late
 from s4m_stages.cli import main
 main()
@@ -404,10 +399,10 @@ def test_refine__killed_between_parts__counts_what_was_stored(refine, tmp_path, 
     label = Labeler.label
     calls = iter([False, False, True])
 
-    def label_until_killed(labeler, photos):
+    def label_until_killed(labeler, photos, prompts):
         if next(calls):
             raise KeyboardInterrupt
-        return label(labeler, photos)
+        return label(labeler, photos, prompts)
 
     monkeypatch.setattr(Labeler, "label", label_until_killed)
     settings = (*ONE_BY_ONE, "cache.part_images=1", "refine.ground_truth=train.json")

@@ -4,8 +4,7 @@ import numpy as np
 
 from s4m_cache.masks import Masks
 from s4m_cache.records import ImageLabels, Instances
-from s4m_pipeline.evaluation.pseudo_label_quality import packed_iou
-from s4m_pipeline.evaluation.tally import ClassTallies
+from s4m_pipeline.evaluation.pseudo_label_quality import ClassTallies, same_class_iou
 from s4m_pipeline.refine.samples import Samples
 
 SIDE = 40
@@ -47,7 +46,7 @@ def test_tallies__of_any_choice_of_masks_are_those_of_class_tallies() -> None:
         kept = ~ignored[of_image]
         found, masks = instances.labels[kept], masks.select(kept)
         tallies = ClassTallies.empty(NUM_CLASSES)
-        tallies.add(found, classes, packed_iou(found, masks, classes, objects))
+        tallies.add(found, classes, same_class_iou(found, masks, classes, objects))
         assert counts[image_id].tolist() == [[row[0], *row[2:]] for row in tallies.rows()]
     assert counts[..., 1].sum() > 20
 
@@ -58,7 +57,7 @@ def test_samples__iou_is_that_with_the_object_that_either_mask_fits_best() -> No
     instances = labels.instances
     for masks, column in ((instances.raw_masks, 0), (instances.refined_masks, 1)):
         zeros = np.zeros(9, int), np.zeros(5, int)
-        best = packed_iou(zeros[0], masks, zeros[1], objects).max(axis=1)
+        best = same_class_iou(zeros[0], masks, zeros[1], objects).max(axis=1)
         assert (samples.iou[:, column] <= best + 1e-6).all()
         assert (samples.iou.max(axis=1) >= best - 1e-6).all()
 
@@ -67,7 +66,7 @@ def test_samples__right_labels_are_those_with_an_object_of_their_class_below_a_m
     labels, classes, objects = scene(3)
     instances, samples = labels.instances, Samples.of(labels, classes, objects)
     ious = [
-        packed_iou(instances.labels, masks, classes, objects).max(axis=1)
+        same_class_iou(instances.labels, masks, classes, objects).max(axis=1)
         for masks in (instances.raw_masks, instances.refined_masks)
     ]
     expected = np.maximum(*ious) > 0.5

@@ -2,7 +2,7 @@
 
 import torch
 
-from s4m_pipeline.refine.views import VIEWS, as_first, average_views, view_of
+from s4m_pipeline.refine.selection import VIEWS, as_first, average_views, view_of
 
 
 def queries(seed, count=6):

@@ -28,7 +28,7 @@ from s4m_pipeline.data.merging import merge
 from s4m_pipeline.data.segmentation import pack_segmentations
 from s4m_pipeline.data.splits import read_list
 from s4m_pipeline.data.unlabeled import UnlabeledImages, load_unlabeled
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from tests.conftest import REPOSITORY
 from tests.test_reliability.fuzzing import REFUSED, changed_bytes, changed_json, odd_values, soon

@@ -18,8 +18,8 @@ from s4m_pipeline.apps.report.generations import collect_generations
 from s4m_pipeline.apps.report.trainings import provenance, thinned, training_charts
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.unlabeled import load_unlabeled
-from s4m_pipeline.experiment.environment import duration_s, duration_text
 from s4m_pipeline.experiment.metrics import read_metrics
+from s4m_pipeline.experiment.run_record import duration_s, duration_text
 from s4m_pipeline.refine.gate import REJECTED
 from tests.test_report.conftest import CLASSES, HOSTILE_NAME, NUM_IMAGES, Experiment, write_experiment
 

@@ -22,7 +22,7 @@ def build() -> Callable[..., Any]:
     register_all()
     from mmdet.registry import MODELS
 
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
     from s4m_pipeline.models.student import StudentMask2Former
 
     config, _ = load_config(REPOSITORY / "configs/demo/demo.py")

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from s4m_cache.generation import Generation
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.planning.batches import student_batch_sizes
 from s4m_pipeline.train import distributed
+from s4m_pipeline.train.launch import student_batch_sizes
 from s4m_stages.run import run
 from s4m_stages.train_student import train_student
 from tests.signal_hook import living, signaled_config

@@ -31,7 +31,7 @@ from s4m_pipeline.core.paths import CONFIGS
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 from s4m_pipeline.models.checkpoint import write_weights
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import build_network
 from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.refine.generation import begin_generation, label_shards
 from s4m_pipeline.refine.inputs import load_inputs
@@ -98,7 +98,6 @@ def read_labels(root: Path, count: int) -> None:
 
 def refine_in(folder: Path) -> Run:
     """`s4m refine` for numbers of images, each time into a new cache."""
-    from mmdet.registry import MODELS
 
     data, weights = folder / "data", folder / "teacher.safetensors"
     write_scenes(data, (Subset("labeled", 0, 2), Subset("train", 1, NUM_SCENES)), DEMO_FAMILIES, (4, 99))
@@ -108,7 +107,7 @@ def refine_in(folder: Path) -> Run:
     settings += ["student.gate=off", "cache.embeddings=False"]
     _, config = load_experiment(CONFIGS / "demo/demo.py", settings)
     torch.manual_seed(0)
-    network = MODELS.build(model_config(config["model"], len(DEMO_FAMILIES)))
+    network = build_network(config, len(DEMO_FAMILIES))
     write_weights(weights, network.state_dict(), tuple(DEMO_FAMILIES))
 
     def run(count: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from s4m_pipeline.apps.bench.timing import choose_device, device_name, show, time_in_turn
 from s4m_pipeline.config.loading import load_config
 from s4m_pipeline.core.paths import CONFIGS
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 
 NUM_CLASSES = 8

@@ -88,14 +88,13 @@ def _measure(networks: Networks, photos: list[Photo], device: torch.device) -> N
 
 def build_networks(device: torch.device) -> Networks:
     """The demo's network and the nano SAM 2, or the paper's with random weights on a GPU."""
-    from mmdet.registry import MODELS
 
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import build_network
 
     on_gpu = device.type == "cuda"
     config, _ = load_config(CONFIGS / ("cityscapes/cityscapes.py" if on_gpu else "demo/demo.py"))
     torch.manual_seed(0)
-    teacher = MODELS.build(model_config(config["model"], len(DEMO_FAMILIES))).to(device).eval()
+    teacher = build_network(config, len(DEMO_FAMILIES)).to(device).eval()
     networks = [
         build_sam("facebook/sam2.1-hiera-large") if on_gpu else load_sam("nano").network for _ in range(2)
     ]
@@ -123,14 +122,13 @@ def _ours(
         networks.teacher,
         encoder,
         RECIPE,
-        prompt="points",
         generation=1,
         batch_size=networks.batch_size,
         precision="bf16",
     )
-    labels = labeler.label(photos)
+    labels = labeler.label(photos, ["points"])
     with labeler.stopwatch.measure("writing"):
-        packed = [image.record() for image in labels]
+        packed = [found["points"].record() for found in labels]
         write_part(folder / f"part-{time.monotonic_ns()}", packed)
     encoder.close()
     stages |= labeler.stopwatch.seconds
@@ -155,7 +153,7 @@ def label_publicly(
     """One image by the public form: what the teacher keeps, and SAM's mask of each (N, H, W) on the CPU."""
     size = (photo.pixels.shape[1], photo.pixels.shape[2])
     frame = MaskFrame(size, size)
-    labeler = Labeler(networks.teacher, None, recipe, prompt=None, generation=1, batch_size=1)
+    labeler = Labeler(networks.teacher, None, recipe, generation=1, batch_size=1)
     ((class_logits, mask_logits),) = labeler._run_teacher([photo], [frame])
     _enlarge(mask_logits[None], size)  # mmdet's fusion head does so with every query's mask
     kept = select_queries(

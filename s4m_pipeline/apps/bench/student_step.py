@@ -44,7 +44,7 @@ from s4m_pipeline.data.loaders import coco_dataset, train_dataloader
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
 from s4m_pipeline.data.scenes.writer import Subset, write_scenes
 from s4m_pipeline.models.checkpoint import write_weights
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 from s4m_pipeline.models.registry import register_all
 from s4m_pipeline.refine.generation import begin_generation, label_shards
 from s4m_pipeline.refine.images import Photo

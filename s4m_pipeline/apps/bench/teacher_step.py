@@ -58,7 +58,7 @@ def _build_model(setting: Setting, sam: BatchedSam, device: torch.device, sd: bo
     from mmdet.registry import MODELS
 
     from s4m_pipeline.models.distilled import DistilledMask2Former, MetaTeacher
-    from s4m_pipeline.models.model_config import model_config
+    from s4m_pipeline.models.load import model_config
 
     config, _ = load_config(setting.config)
     model = model_config(config["model"], 4)

@@ -7,7 +7,7 @@ from importlib import metadata
 
 from s4m_pipeline.apps.doctor.finding import Finding, install, normalized, required
 from s4m_pipeline.apps.doctor.probe import Import
-from s4m_pipeline.models.ops import compile_command
+from s4m_pipeline.models.registry import compile_command
 
 PYTHON = ((3, 11), (3, 13))
 """First version that works, first that does not."""

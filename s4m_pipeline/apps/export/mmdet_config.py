@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.models.model_config import model_config
+from s4m_pipeline.models.load import model_config
 
 _MMDETS_TYPE = {
     "InstanceMask2Former": "Mask2Former",

@@ -15,7 +15,7 @@ from s4m_pipeline.data.coco import CocoData, parse_coco
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.findings import Findings, Problem, first_names
 from s4m_pipeline.data.folder import folder_images, refuse_outside, unread_files
-from s4m_pipeline.data.leak import first_copies, shared_images
+from s4m_pipeline.data.labeled import first_copies, shared_images
 from s4m_pipeline.data.root import images_beside
 from s4m_pipeline.data.split_files import coco_json
 from s4m_pipeline.data.splits import choose_percent

@@ -16,7 +16,7 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.images import read_rgb
 from s4m_pipeline.evaluation.duplicates import DUPLICATE_IOU, keep_first
-from s4m_pipeline.evaluation.pseudo_label_quality import packed_iou
+from s4m_pipeline.evaluation.pseudo_label_quality import same_class_iou
 from s4m_pipeline.models.checkpoint import read_weights
 from s4m_pipeline.models.load import load_network, named_classes
 from s4m_pipeline.refine.images import (
@@ -172,6 +172,6 @@ class Predictor:
         masks = instances.masks.select(kept)
         if self.nms_iou is not None:
             same = np.zeros(len(kept), np.int64)  # whatever the class, as in refine
-            first = keep_first(packed_iou(same, masks, same, masks) >= self.nms_iou)
+            first = keep_first(same_class_iou(same, masks, same, masks) >= self.nms_iou)
             kept, masks = kept[first], masks.select(np.array(first, np.int64))
         return Detections(image_hw_px, masks, labels[kept], scores[kept])

@@ -11,7 +11,6 @@ import numpy as np
 from s4m_cache.errors import CacheError
 from s4m_cache.generations import generations
 from s4m_pipeline.apps.report.answers import failures, next_steps
-from s4m_pipeline.apps.report.dataset import describe_data
 from s4m_pipeline.apps.report.errors import collect_errors
 from s4m_pipeline.apps.report.gallery import Source, build_gallery
 from s4m_pipeline.apps.report.generations import GenerationFacts, collect_generations
@@ -20,15 +19,15 @@ from s4m_pipeline.apps.report.trainings import Run, provenance, training_charts
 from s4m_pipeline.config.groups import DataOptions
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import CACHE, STUDENT, TEACHER
-from s4m_pipeline.data.coco import load_coco
+from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.data.unlabeled import require_same_list, unlabeled_of
 from s4m_pipeline.evaluation.ground_truth import require_truth
 from s4m_pipeline.evaluation.verdict import kept_verdict
-from s4m_pipeline.experiment.environment import duration_s, duration_text
 from s4m_pipeline.experiment.evaluation_file import read_evaluations
 from s4m_pipeline.experiment.generation_log import GenerationLog
 from s4m_pipeline.experiment.metrics import read_metrics
+from s4m_pipeline.experiment.run_record import duration_s, duration_text
 
 SIMILARITY = "similarity.png"
 AUGMENTATION = "augmentation.png"
@@ -226,3 +225,42 @@ def _pictures(folder: Path, note: Callable[[str], None]) -> list[dict[str, Any]]
 def _picture(pixels: np.ndarray) -> dict[str, Any]:
     source = data_uri(pixels, side_px=_PICTURE_SIDE_PX, max_bytes=PICTURE_BYTES)
     return {"source": source, "width": pixels.shape[1], "height": pixels.shape[0]}
+
+
+def describe_data(data: DataOptions) -> dict[str, Any]:
+    """Figures of each part of an experiment's data, as plain values; the unlabeled part has no objects.
+
+    Raises:
+        UserError: if a part is missing or faulty.
+    """
+    sources: dict[str, tuple[Path, Path]] = {
+        "labeled": (data.path(data.labeled), data.path(data.train_images)),
+        "validation": data.split("val"),
+    }
+    if data.test is not None:
+        sources["test"] = data.split("test")
+    found = {name: load_coco(*source) for name, source in sources.items()}
+    parts = {name: _sizes(part.images) | _objects(part) for name, part in found.items()}
+    if data.unlabeled is not None:
+        parts["unlabeled"] = _sizes(unlabeled_of(data).images)
+    return {"parts": parts, "classes": found["labeled"].class_names}
+
+
+def _sizes(images: Any) -> dict[str, Any]:
+    """Number of images, and their smallest, median and largest side in pixels."""
+    sides = np.array([(image.width, image.height) for image in images]).reshape(-1, 2)
+    known = sides[(sides > 0).all(axis=1)]
+    median = np.median(known, axis=0).astype(int).tolist() if len(known) else None
+    return {"images": len(sides), "median size": median}
+
+
+def _objects(part: CocoData) -> dict[str, Any]:
+    per_image = [part.instances(image.id) for image in part.images]
+    areas = np.array([a["area"] for found in per_image for a in found], float)
+    return {
+        "objects": len(areas),
+        "most": max(map(len, per_image), default=0),
+        "empty": sum(not found for found in per_image),
+        "sizes": np.bincount(np.digitize(areas, [32**2, 96**2]), minlength=3).tolist(),
+        "per class": part.class_counts(part.images),
+    }

@@ -181,8 +181,10 @@ def _instances(
     kinds = (instances.raw_masks, instances.refined_masks)
     best: list[NDArray[np.float64]] | None = None
     if objects is not None:
-        found = [LabeledMasks(instances.labels, masks) for masks in kinds]
-        best = [same_class_iou(masks, objects).max(axis=1, initial=0.0) for masks in found]
+        best = [
+            same_class_iou(instances.labels, masks, objects.labels, objects.masks).max(axis=1, initial=0.0)
+            for masks in kinds
+        ]
     paths = [pen.outlines(masks, labels.height, labels.width) for masks in kinds]
     return [
         {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from s4m_pipeline.experiment.environment import duration_s, duration_text
+from s4m_pipeline.experiment.run_record import duration_s, duration_text
 
 Run = Mapping[str, Any]
 

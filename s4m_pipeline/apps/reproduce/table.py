@@ -13,10 +13,9 @@ from s4m_pipeline.config.weight_files import find_weights
 from s4m_pipeline.core.console import markdown_table
 from s4m_pipeline.core.paths import STUDENT, TEACHER
 from s4m_pipeline.data.split_files import RECORD
-from s4m_pipeline.experiment.environment import duration_s, duration_text
 from s4m_pipeline.experiment.evaluation_file import current_results
 from s4m_pipeline.experiment.generation_log import GenerationLog
-from s4m_pipeline.experiment.run_record import read_run
+from s4m_pipeline.experiment.run_record import duration_s, duration_text, read_run
 
 TABLE = "reproduction.md"
 NO_FIGURE = "-"

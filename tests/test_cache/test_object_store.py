@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
+import upath
 
 from s4m_cache.errors import CacheError, DamagedError, LockedError
 from s4m_cache.generation import Generation
@@ -19,7 +21,6 @@ from s4m_cache.verify import repair, verify
 from s4m_cache.writer import ShardWriter
 from test_cache.samples import assert_same_labels, fill, make_labels, make_published, make_spec
 
-s3fs = pytest.importorskip("s3fs")
 REPOSITORY = Path(__file__).parents[2]
 IMAGE_IDS = range(4)
 
@@ -249,7 +250,6 @@ def test_removal__from_a_store__is_left_to_the_user(root):
 
 
 def test_cache__of_a_store_without_conditions__is_read_and_not_written(tmp_path):
-    upath = pytest.importorskip("upath")
     make_published(tmp_path / "cache", IMAGE_IDS)
     remote = upath.UPath("memory://cache-of-this-test")
     for file in (tmp_path / "cache").rglob("*"):

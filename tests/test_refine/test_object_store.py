@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 from typer.testing import CliRunner
 
 from s4m_cache.errors import CacheError
@@ -14,10 +15,6 @@ from s4m_pipeline.core.locations import cache_location
 from s4m_stages.cache import app
 from s4m_stages.pretrain_teacher import pretrain_teacher
 from test_refine.conftest import assert_same_labels
-
-pytest.importorskip("moto.server")
-s3fs = pytest.importorskip("s3fs")
-pytest.importorskip("upath")
 
 
 def upload(store: Any, folder: Path, bucket: str) -> str:

@@ -15,8 +15,8 @@ METADATA = "zarr.json"
 
 
 class RangeStore(MemoryStore):
-    """One array of a part. In memory are its metadata, the index of its chunks once it was read, and the
-    chunk that was read last, which the next image in order often shares.
+    """One array of a part. In memory are its metadata, the index of its chunks once it was read, and the two
+    chunks that were read last, of which the next image in order often shares one.
 
     Args:
         folder: of the array.
@@ -31,7 +31,7 @@ class RangeStore(MemoryStore):
         super().__init__({METADATA: cpu.Buffer.from_bytes(metadata)}, read_only=True)
         self._folder = folder
         self._index: bytes | None = None
-        self._last: tuple[ByteRequest | None, bytes] | None = None
+        self._last: dict[ByteRequest | None, bytes] = {}
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -42,11 +42,11 @@ class RangeStore(MemoryStore):
         if isinstance(byte_range, SuffixByteRequest):  # Zarr reads the index, at the end, with each chunk
             self._index = self._index or _fetch(path, byte_range)
             return prototype.buffer.from_bytes(self._index)
-        if self._last is not None and self._last[0] == byte_range:
-            return prototype.buffer.from_bytes(self._last[1])
-        data = _fetch(path, byte_range)
-        if len(data) <= CHUNK_BYTES:
-            self._last = (byte_range, data)
+        data = self._last.pop(byte_range, None) or _fetch(path, byte_range)
+        if len(data) <= 2 * CHUNK_BYTES:  # not an array of many chunks that is read whole
+            self._last[byte_range] = data
+        if len(self._last) > 2:
+            del self._last[next(iter(self._last))]
         return prototype.buffer.from_bytes(data)
 
 

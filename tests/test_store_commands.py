@@ -28,7 +28,15 @@ def s4m(*words: str | Path) -> str:
 
 
 @pytest.fixture
-def works(tiny_coco: TinyCoco, store: Any, tmp_path: Path) -> dict[str, Path]:
+def address(store: Any, request: pytest.FixtureRequest) -> str:
+    """A folder of this test in the store."""
+    if not store.exists("commands"):
+        store.mkdir("commands")
+    return f"s3://commands/{request.node.name}"
+
+
+@pytest.fixture
+def works(tiny_coco: TinyCoco, store: Any, address: str, tmp_path: Path) -> dict[str, Path]:
     """Two experiments with the same two generations of labels, in a folder and in the store."""
     works = {name: tmp_path / name / "work" for name in ("local", "remote")}
     for work in works.values():
@@ -38,11 +46,10 @@ def works(tiny_coco: TinyCoco, store: Any, tmp_path: Path) -> dict[str, Path]:
     for number, counts in ((1, (2, 2, 2, 2)), (2, (2, 0, 2, 1))):
         images = [painted_labels(tiny_coco, id_, count) for id_, count in zip(IDS, counts, strict=True)]
         publish_labels(cache, number, images)
-    store.mkdir("commands")
-    store.put(f"{cache}/", "commands/cache/", recursive=True)
+    store.put(f"{cache}/", f"{address}/cache/", recursive=True)
     record = works["remote"] / "teacher/run.json"
     run = json.loads(record.read_text())
-    run["config"]["cache"] = {"root": "s3://commands/cache"}
+    run["config"]["cache"] = {"root": f"{address}/cache"}
     record.write_text(json.dumps(run))
     return works
 
@@ -58,7 +65,7 @@ def reported(work: Path) -> dict[str, Any]:
 
 
 def test_commands__cache_in_a_store__do_what_they_do_with_a_folder(
-    works: dict[str, Path], tiny_config: Path, tmp_path: Path
+    works: dict[str, Path], address: str, tiny_config: Path, tmp_path: Path
 ) -> None:
     results: dict[str, list[Any]] = {}
     for name, work in works.items():
@@ -68,7 +75,8 @@ def test_commands__cache_in_a_store__do_what_they_do_with_a_folder(
         s4m("export", "labels", work, out / "labels.json", "--generation", "1")
         s4m("export", "labels", work, out / "yolo", "--format", "yolo")
         s4m("data", "merge", work, out / "task/annotations.json", "--out", out / "merged")
-        imported = s4m("cache", "import", work, out / "task/annotations.json")
+        listed = ("--unlabeled", work / "unlabeled.json")
+        imported = s4m("cache", "import", work, out / "task/annotations.json", *listed)
         results[name] = [
             (work / "suggested.txt").read_text(),
             json.loads((out / "task/annotations.json").read_text()),
@@ -81,14 +89,14 @@ def test_commands__cache_in_a_store__do_what_they_do_with_a_folder(
         ]
         s4m("cache", "publish", work, "--generation", "2")
     assert results["remote"] == results["local"]
-    assert current_number(cache_location("s3://commands/cache")) == 2
+    cache = f"{address}/cache"
+    assert current_number(cache_location(cache)) == 2
     assert not (works["remote"] / "cache").exists()
 
-    address = "s3://commands/cache"
-    s4m("export", "labels", address, tmp_path / "by_address.json", "--generation", "1")
+    s4m("export", "labels", cache, tmp_path / "by_address.json", "--generation", "1")
     assert json.loads((tmp_path / "by_address.json").read_text()) == results["local"][2]
-    root = ("--set", f"cache.root={address}", "--work-dir", works["remote"])
-    assert f"{address}: 3 generations" in s4m("doctor", tiny_config, *root)
+    root = ("--set", f"cache.root={cache}", "--work-dir", works["remote"])
+    assert f"{cache}: 3 generations" in s4m("doctor", tiny_config, *root)
     assert "refine" in s4m("plan", tiny_config, *root)
 
 
@@ -102,16 +110,16 @@ def test_report__cache_in_a_store__shows_the_same_generations_and_gallery(works:
 
 
 def test_review__images_in_a_store__are_copied(
-    works: dict[str, Path], tiny_coco: TinyCoco, store: Any, tmp_path: Path
+    works: dict[str, Path], tiny_coco: TinyCoco, store: Any, address: str, tmp_path: Path
 ) -> None:
     work = works["remote"]
-    store.put(f"{tiny_coco.root}/train/", "commands/data/train/", recursive=True)
+    store.put(f"{tiny_coco.root}/train/", f"{address}/data/train/", recursive=True)
     for name in ("labeled.json", "unlabeled.json"):
-        store.put(str(work / name), f"commands/data/{name}")
+        store.put(str(work / name), f"{address}/data/{name}")
     record = work / "teacher/run.json"
     run = json.loads(record.read_text())
     files = {"labeled": "labeled.json", "unlabeled": "unlabeled.json"}
-    run["config"]["data"] |= {"root": "s3://commands/data", **files}
+    run["config"]["data"] |= {"root": f"{address}/data", **files}
     record.write_text(json.dumps(run))
     s4m("export", "review", work, tmp_path / "task", "--all")
     for id_ in IDS:
@@ -119,9 +127,11 @@ def test_review__images_in_a_store__are_copied(
         assert copy.read_bytes() == image.read_bytes()
 
 
-def test_commands__store_without_labels__say_where_they_looked(works: dict[str, Path], store: Any) -> None:
-    store.rm("commands/cache", recursive=True)
-    with pytest.raises(UserError, match=r"work: no pseudo-labels found, none in s3://commands/cache\."):
+def test_commands__store_without_labels__say_where_they_looked(
+    works: dict[str, Path], store: Any, address: str
+) -> None:
+    store.rm(f"{address}/cache", recursive=True)
+    with pytest.raises(UserError, match=rf"work: no pseudo-labels found, none in {address}/cache\."):
         read_pseudo_labels(works["remote"])
-    with pytest.raises(UserError, match=r"s3://commands/other: no pseudo-labels found\."):
-        read_pseudo_labels("s3://commands/other")
+    with pytest.raises(UserError, match=rf"{address}/other: no pseudo-labels found\."):
+        read_pseudo_labels(f"{address}/other")

@@ -12,6 +12,7 @@ from s4m_cache.generations import current_number
 from s4m_pipeline import read_pseudo_labels
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.locations import cache_location
+from s4m_pipeline.experiment.cache_place import note_cache
 from s4m_stages.cli import build_app
 from tests.conftest import TinyCoco
 from tests.test_student.labeled_scenes import painted_labels, publish_labels
@@ -47,10 +48,7 @@ def works(tiny_coco: TinyCoco, store: Any, address: str, tmp_path: Path) -> dict
         images = [painted_labels(tiny_coco, id_, count) for id_, count in zip(IDS, counts, strict=True)]
         publish_labels(cache, number, images)
     store.put(f"{cache}/", f"{address}/cache/", recursive=True)
-    record = works["remote"] / "teacher/run.json"
-    run = json.loads(record.read_text())
-    run["config"]["cache"] = {"root": f"{address}/cache"}
-    record.write_text(json.dumps(run))
+    note_cache(works["remote"], f"{address}/cache")
     return works
 
 

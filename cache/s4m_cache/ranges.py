@@ -24,7 +24,7 @@ class RangeStore(MemoryStore):
 
     Raises:
         CacheError: by reads that the store fails.
-        FileNotFoundError: by reads of a missing file, which Zarr would take for zeros.
+        FileNotFoundError, EOFError: by reads of a file that is missing, or too short.
     """
 
     def __init__(self, folder: Path, metadata: bytes) -> None:
@@ -60,4 +60,7 @@ def _fetch(path: Path, byte_range: ByteRequest | None) -> bytes:
         case RangeByteRequest(first, stop):
             start, end = first, stop
     with reading(path):
-        return ObjectStore().read(path, start, end)
+        data = ObjectStore().read(path, start, end)
+    if not data:
+        raise EOFError("the object ends before the bytes that are asked for")  # else Zarr would read zeros
+    return data

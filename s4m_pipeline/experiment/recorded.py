@@ -6,11 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from s4m_cache.storage import is_remote
 from s4m_pipeline.config.base import describe_faults
-from s4m_pipeline.config.groups import CacheOptions, DataOptions
+from s4m_pipeline.config.groups import DataOptions
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.locations import cache_location
 from s4m_pipeline.core.paths import STUDENT, TEACHER
 from s4m_pipeline.experiment.run_record import read_run
 
@@ -47,31 +45,6 @@ def recorded_data(runs: Runs) -> DataOptions:
     except ValidationError as error:
         faults = "; ".join(describe_faults(error, DataOptions, "data."))
         raise UserError(f"the recorded settings are of a different version ({faults})") from error
-
-
-def experiment_cache(folder: Path, runs: Runs | None = None) -> Path:
-    """The cache of an experiment: where the training that was started last has it, or else in its folder.
-
-    Args:
-        folder: of the experiment.
-        runs: those of `read_runs`; None: they are read.
-
-    Raises:
-        UserError: if a record is damaged, or the cache has an address that cannot be read.
-    """
-    recorded = latest_settings(read_runs(folder) if runs is None else runs).get("cache") or {}
-    return CacheOptions(root=recorded.get("root")).folder(folder)
-
-
-def cache_of(source: str | Path) -> Path:
-    """The cache that is meant by its folder or address, or by the folder of its experiment.
-
-    Raises:
-        UserError: as `experiment_cache`.
-    """
-    place = cache_location(str(source))
-    cache = place if is_remote(place) else experiment_cache(place)
-    return cache if is_remote(cache) or cache.is_dir() else place
 
 
 def experiment_data(folder: Path) -> DataOptions:

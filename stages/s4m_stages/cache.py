@@ -21,7 +21,7 @@ app = typer.Typer(help="Inspect, verify, repair, compare and import pseudo-label
 
 def folder_or_address(text: str) -> Path:
     """The cache itself, if the folder of an experiment is given."""
-    from s4m_pipeline.experiment.recorded import cache_of
+    from s4m_pipeline.experiment.cache_place import cache_of
 
     return cache_of(text)
 

@@ -21,7 +21,8 @@ from s4m_pipeline.core.paths import (
     WEIGHTS,
     experiment_folder,
 )
-from s4m_pipeline.experiment.recorded import Runs, experiment_cache, latest_settings, read_runs, recorded_data
+from s4m_pipeline.experiment.cache_place import experiment_cache
+from s4m_pipeline.experiment.recorded import Runs, latest_settings, read_runs, recorded_data
 from s4m_stages.arguments import Checkpoint, Config, Overrides, TrainedConfig, TrustCheckpoint, WorkDir
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def page(
     runs = read_runs(work_dir)
     source: DataSource | str
     if config is None:
-        source, cache = _recorded_source(runs), experiment_cache(work_dir, runs)
+        source, cache = _recorded_source(runs), experiment_cache(work_dir)
     else:
         source, cache = _configured_source(config, overrides or [], work_dir)
     if pictures:

@@ -295,7 +295,7 @@ def test_reader__of_a_store__an_image_costs_a_request_of_about_its_size(root, re
 
     part, name = generation.part_paths()[0], "bits/c.0"
     data = bytearray((part / name).read_bytes())
-    data[10 * size] ^= 1
+    data[10 * size + CHUNK_BYTES // 2] ^= 1  # in the chunk that is image 10's alone
     (part / name).write_bytes(bytes(data))
     with CacheReader.current(root) as reader:
         assert len(reader.read(0).instances) == 1

@@ -1,4 +1,4 @@
-"""`s4m refine` in local processes, on SLURM and on Ray, with killed or preempted workers: the labels of one."""
+"""`s4m refine` in local processes, on SLURM and on Ray, with killed workers: the labels of one process."""
 
 import os
 import subprocess

@@ -13,7 +13,8 @@ from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.paths import PREDICTED_IMAGES, PREDICTIONS
 from s4m_pipeline.data.folder import image_files
 from s4m_pipeline.data.unlabeled import unlabeled_of
-from s4m_pipeline.experiment.recorded import cache_of, experiment_data
+from s4m_pipeline.experiment.cache_place import cache_of
+from s4m_pipeline.experiment.recorded import experiment_data
 
 
 def read_pseudo_labels(source: str | Path, generation: int | None = None) -> CacheReader:

@@ -24,7 +24,7 @@ from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.data.unlabeled import require_same_list, unlabeled_of
-from s4m_pipeline.experiment.recorded import experiment_cache
+from s4m_pipeline.experiment.cache_place import experiment_cache
 from s4m_pipeline.visual.painting import paint
 from s4m_pipeline.visual.sheets import fitted, sheet
 

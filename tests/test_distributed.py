@@ -164,12 +164,10 @@ def test_two_ranks__with_half_the_batch_each_learn_what_one_does_with_all_of_it(
     assert train_two(tiny_config, tmp_path / "two", *settings) == [0, 0]
     pretrain_teacher(tiny_config, [*SHORT, *settings], tmp_path / "one")
     for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        # Rounding, and of points where a mask is uncertain one or two others, chosen by it.
-        assert one == pytest.approx(two, rel=1e-4, abs=2e-5)
+        assert one == pytest.approx(two, rel=1e-5, abs=2e-5)  # metrics.jsonl rounds to 1e-5
         assert one["loss_sd"] > 0
     ones, twos = weights(tmp_path / "one"), weights(tmp_path / "two")
-    apart = max(float((ones[name] - twos[name]).abs().max()) for name in ones)
-    assert apart < 1e-6
+    assert all(torch.allclose(ones[name], twos[name], rtol=0, atol=1e-6) for name in ones)
     start = torch.load(tmp_path / "one/teacher/iter_2.pth", weights_only=False)["state_dict"]
     moved = max(float((ones[name] - start[name]).abs().max()) for name in ones)
     assert moved > 1e-3  # a thousand times what they may differ by

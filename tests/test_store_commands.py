@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from s4m_cache.generations import current_number
 from s4m_pipeline import read_pseudo_labels
+from s4m_pipeline.apps.doctor.experiment import check_cache, check_config
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.locations import cache_location
 from s4m_pipeline.experiment.cache_place import note_cache
@@ -94,7 +95,9 @@ def test_commands__cache_in_a_store__do_what_they_do_with_a_folder(
     s4m("export", "labels", cache, tmp_path / "by_address.json", "--generation", "1")
     assert json.loads((tmp_path / "by_address.json").read_text()) == results["local"][2]
     root = ("--set", f"cache.root={cache}", "--work-dir", works["remote"])
-    assert f"{cache}: 3 generations" in s4m("doctor", tiny_config, *root)
+    _, checked = check_config(tiny_config, [root[1]])
+    assert checked is not None
+    assert [finding.text for finding in check_cache(checked)] == [f"{cache}: 3 generations"]
     assert "refine" in s4m("plan", tiny_config, *root)
 
 

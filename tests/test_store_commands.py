@@ -94,11 +94,12 @@ def test_commands__cache_in_a_store__do_what_they_do_with_a_folder(
 
     s4m("export", "labels", cache, tmp_path / "by_address.json", "--generation", "1")
     assert json.loads((tmp_path / "by_address.json").read_text()) == results["local"][2]
-    root = ("--set", f"cache.root={cache}", "--work-dir", works["remote"])
-    _, checked = check_config(tiny_config, [root[1]])
+    settings = [f"cache.root={cache}", "cache.embeddings=False"]
+    _, checked = check_config(tiny_config, settings)
     assert checked is not None
     assert [finding.text for finding in check_cache(checked)] == [f"{cache}: 3 generations"]
-    assert "refine" in s4m("plan", tiny_config, *root)
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert "refine" in s4m("plan", tiny_config, *words, "--work-dir", works["remote"])
 
 
 def test_report__cache_in_a_store__shows_the_same_generations_and_gallery(works: dict[str, Path]) -> None:

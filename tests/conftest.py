@@ -58,9 +58,10 @@ def undo_changes_of_the_process() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
     """An S3 server without buckets, whose address and keys are in the environment."""
-    moto = pytest.importorskip("moto.server")
+    from moto.server import ThreadedMotoServer
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     running.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
@@ -74,8 +75,8 @@ def server() -> Iterator[Any]:
 @pytest.fixture
 def store(server: Any) -> Iterator[Any]:
     """The file system of s3fs on that server."""
-    s3fs = pytest.importorskip("s3fs")
-    pytest.importorskip("upath")
+    import s3fs
+
     s3fs.S3FileSystem.clear_instance_cache()  # other commands are other processes, and list again
     yield s3fs.S3FileSystem(skip_instance_cache=True)
     s3fs.S3FileSystem.clear_instance_cache()

@@ -177,7 +177,7 @@ class Generation:
         Raises:
             DamagedError: at the first part whose manifest or file sizes are wrong.
         """
-        return [Part(path) for path in self.part_paths()]
+        return list(storage(self.path).each(Part, self.part_paths()))
 
     def next_part_path(self, prefix: str) -> Path:
         """The next unused folder for a part with this prefix, e.g. `part-0003-`."""

@@ -11,12 +11,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.buffer import Buffer
+from zarr.abc.store import Store
 from zarr.buffer import cpu
 from zarr.storage import LocalStore, MemoryStore
 
 from s4m_cache import sealed
 from s4m_cache.errors import CacheError, DamagedError, reading
 from s4m_cache.masks import Masks, offsets, packed_sizes
+from s4m_cache.ranges import METADATA, RangeStore
 from s4m_cache.records import ImageLabels, Instances, pack_columns
 from s4m_cache.schema import (
     BIT_FILES,
@@ -29,7 +31,7 @@ from s4m_cache.schema import (
     VERSION_WITH_IGNORED,
     write_arrays,
 )
-from s4m_cache.storage import storage
+from s4m_cache.storage import is_remote, storage
 
 MANIFEST = "MANIFEST.json"
 
@@ -44,6 +46,7 @@ class Part:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._bit_metadata: dict[str, bytes] = {}  # of the arrays in BITS, read with the columns
         try:
             manifest = sealed.read(path / MANIFEST)
         except FileNotFoundError:
@@ -54,7 +57,7 @@ class Part:
             self.files: dict[str, tuple[int, int]] = {
                 name: (int(size), int(checksum)) for name, (size, checksum) in manifest["files"].items()
             }
-        if storage(path).reads_ranges:  # else the whole file is compared when it is read
+        if not is_remote(path):  # of an object each would be a request; what is read of it tells
             for name in self.files:
                 self._check_size(name)
 
@@ -73,8 +76,9 @@ class Part:
         stored = [name for name in COLUMNS if name != "use_raw" or "use_raw/zarr.json" in self.files]
         # The chunks of masks have their own checksums.
         contents = self._checked([name for name in self.files if name not in BIT_FILES.values()])
-        for name in stored:
-            self._require_listed(f"{name}/zarr.json")
+        for name in [*stored, *BITS]:
+            self._require_listed(f"{name}/{METADATA}")
+        self._bit_metadata = {name: contents[f"{name}/{METADATA}"] for name in BITS}
         columns: dict[str, NDArray[Any]] = {name: self._column(name, contents) for name in stored}
         columns.setdefault("use_raw", np.zeros(len(columns["label"]), np.uint8))  # a part of version 1
         if not np.array_equal(columns["image_id"], self.image_ids):
@@ -99,16 +103,16 @@ class Part:
         start, stop = self.byte_ptr[name][[first, last]].tolist()
         if start == stop:
             return np.zeros(0, np.uint8)
-        ids, in_memory = self.image_ids[first:last].tolist(), not storage(self.path).reads_ranges
-        array = self._in_memory(name) if in_memory else self._bit_arrays[name]
+        ids = self.image_ids[first:last].tolist()
         try:
-            with nullcontext() if in_memory else reading(self.path):
-                bits = np.asarray(array[start:stop])
-        except CacheError:
-            raise
+            with nullcontext() if is_remote(self.path) else reading(self.path):
+                bits = np.asarray(self._bit_arrays[name][start:stop])
         except Exception as error:  # codecs raise many kinds of exceptions on damaged bytes
+            self._check_size(BIT_FILES[name])
+            if isinstance(error, CacheError):
+                raise
             raise DamagedError(self.path / BIT_FILES[name], str(error), ids) from error
-        if not in_memory:  # Zarr reads a missing file as zeros, so check after the read that it still exists
+        if not is_remote(self.path):  # Zarr reads a missing file as zeros, so check that it still exists
             self._check_size(BIT_FILES[name])
         return bits
 
@@ -152,28 +156,22 @@ class Part:
 
     @cached_property
     def _bit_arrays(self) -> dict[str, zarr.Array[Any]]:
-        stores = {name: LocalStore(self.path / name, read_only=True) for name in BITS}
-        return {name: zarr.open_array(store, mode="r", zarr_format=3) for name, store in stores.items()}
+        return {name: zarr.open_array(self._bit_store(name), mode="r", zarr_format=3) for name in BITS}
 
-    def _in_memory(self, name: str) -> zarr.Array[Any]:
-        """An array of packed masks, read whole."""
-        return _array(name, self._contents([f"{name}/zarr.json", BIT_FILES[name]]))
+    def _bit_store(self, name: str) -> Store:
+        if is_remote(self.path):
+            return RangeStore(self.path / name, self._bit_metadata[name])
+        return LocalStore(self.path / name, read_only=True)
 
     def _checked(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The content of files, compared with their checksums."""
-        contents = self._contents(names)
-        for name, data in contents.items():
-            found, expected = zlib.crc32(data), self.files[name][1]
-            if found != expected:
-                self._damaged(name, f"checksum {found:08x}, expected {expected:08x}")
-        return contents
-
-    def _contents(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The content of files, all there and of the right size."""
+        """The content of files, all there and as the manifest describes them."""
         with reading(self.path):
             contents = storage(self.path).read_files(self.path, names)
         for name in names:
             self._compare_size(name, len(contents[name]) if name in contents else None)
+            found, expected = zlib.crc32(contents[name]), self.files[name][1]
+            if found != expected:
+                self._damaged(name, f"checksum {found:08x}, expected {expected:08x}")
         return contents
 
     def _check_size(self, name: str) -> None:

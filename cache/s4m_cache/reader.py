@@ -3,7 +3,7 @@
 import copy
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from s4m_cache.locks import FileLock
 from s4m_cache.parts import Part
 from s4m_cache.records import ImageLabels
 from s4m_cache.schema import BITS, COLUMNS
-from s4m_cache.storage import Unlocked
+from s4m_cache.storage import Unlocked, storage
 
 OPEN_IMAGES = 131_072
 """Images whose parts a reader keeps open, all of COCO's: about 50 MB with 7 instances each."""
@@ -176,9 +176,10 @@ class CacheReader:
         self._open.clear()
         self._process = os.getpid()
 
-    def _parts(self) -> Iterator[Part]:
-        """All parts in order, opened one by one and not kept."""
-        return (Part(self.generation.path / PARTS / name) for name in self._names)
+    def _parts(self) -> Iterable[Part]:
+        """All parts in order, opened and not kept."""
+        paths = [self.generation.path / PARTS / name for name in self._names]
+        return storage(self.generation.path).each(Part, paths)
 
     def _part(self, index: int) -> Part:
         """A part, opened if it is not open; those used longest ago are then closed."""

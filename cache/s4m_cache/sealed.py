@@ -54,7 +54,7 @@ def read(path: Path, remedy: str = REPAIR) -> dict[str, Any]:
         DamagedError: if the checksum does not match.
     """
     with reading(path):
-        data = path.read_bytes()
+        data = storage(path).read(path)
     tail = _TAIL.search(data)
     if tail is None:
         problem = "no checksum at its end: the file is truncated, empty or of another program"

@@ -7,13 +7,13 @@ the last of them is there, and of two processes that publish, one notices and lo
 
 import errno
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from s4m_cache.atomic import atomic_folder, write_bytes
 from s4m_cache.errors import CacheError
@@ -21,8 +21,11 @@ from s4m_cache.locks import FileLock
 
 ABSENT = ""
 """Version of a file that does not exist."""
-UPLOADS = 16
-"""Objects that are written at once."""
+REQUESTS = 16
+"""Objects that are written, or opened, at once."""
+_BATCH = 16 * REQUESTS
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class ReplacedError(CacheError):
@@ -45,13 +48,7 @@ class Unlocked:
 
 
 class FileSystem:
-    """Folders that are renamed when they are complete, under locks that the kernel releases.
-
-    Attributes:
-        reads_ranges: whether reading a few bytes of a file costs less than reading it all.
-    """
-
-    reads_ranges = True
+    """Folders that are renamed when they are complete, under locks that the kernel releases."""
 
     def make_root(self, root: Path) -> None:
         """Create the cache's folder if needed."""
@@ -107,6 +104,19 @@ class FileSystem:
         """
         write_bytes(path, data)
 
+    def read(self, path: Path) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            OSError: as the file system reports it.
+        """
+        return path.read_bytes()
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
+        """What `work`, which waits for reads, makes of each item, in order and not kept."""
+        return map(work, items)
+
     def read_files(self, folder: Path, names: Sequence[str]) -> dict[str, bytes]:
         """The content of files of a folder, without those that are missing."""
         files = {}
@@ -118,8 +128,6 @@ class FileSystem:
 
 class ObjectStore:
     """Objects of S3, by paths of universal-pathlib. Nothing is locked; see `FileSystem` for the methods."""
-
-    reads_ranges = False
 
     def make_root(self, root: Path) -> None:
         """Refuse a store that does not keep conditions, which everything here relies on."""
@@ -151,7 +159,7 @@ class ObjectStore:
             yield folder
             files = [file for file in folder.rglob("*") if file.is_file()]
             names = [file.relative_to(folder).as_posix() for file in files]
-            with ThreadPoolExecutor(UPLOADS) as pool:
+            with ThreadPoolExecutor(REQUESTS) as pool:
                 uploads = [pool.submit(self._upload, folder, path, name) for name in names if name != last]
             for upload in uploads:
                 upload.result()
@@ -186,13 +194,30 @@ class ObjectStore:
                 raise ReplacedError(f"{path} was replaced by another process") from error
             raise
 
+    def read(self, path: Path, start: int = 0, end: int | None = None) -> bytes:
+        """The bytes of an object that there are from `start`, if negative from the end on, up to `end`."""
+        place: Any = path
+        try:
+            # From 0 on: to read all of an object, s3fs would first ask for its size.
+            data: bytes = place.fs.cat_file(place.path, start=start, end=end)
+        except OSError as error:
+            if not _is_beyond_end(error):
+                raise
+            data = b""
+        return data
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for start in range(0, len(items), _BATCH):
+                yield from pool.map(work, items[start : start + _BATCH])
+
     def read_files(self, folder: Path, names: Sequence[str]) -> dict[str, bytes]:
         place: Any = folder
         keys = {f"{place.path}/{name}": name for name in names}
         files = {}
-        for key, found in zip(keys, place.fs.cat_ranges(list(keys), None, None), strict=True):
-            if isinstance(found, bytes):
-                files[keys[key]] = found
+        for key, found in zip(keys, place.fs.cat_ranges(list(keys), 0, None), strict=True):
+            if isinstance(found, bytes) or _is_beyond_end(found):
+                files[keys[key]] = found if isinstance(found, bytes) else b""
             elif not isinstance(found, FileNotFoundError):
                 raise found
         return files
@@ -230,6 +255,12 @@ def storage(path: Path) -> FileSystem | ObjectStore:
 def is_remote(path: Path) -> bool:
     """Whether it is an address in an object store, which has the methods of a path."""
     return not isinstance(path, Path)
+
+
+def _is_beyond_end(error: Exception) -> bool:
+    """Whether a range was refused because the object, which may be empty, ends before it."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("Error", {}).get("Code") in ("InvalidRange", "416")
 
 
 @contextmanager

@@ -9,8 +9,6 @@ import typer
 
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.locations import cache_location
-from s4m_pipeline.core.paths import CACHE
 from s4m_stages.cache_tables import print_json, print_repairs, print_summary, print_verification, report
 
 if TYPE_CHECKING:
@@ -23,11 +21,9 @@ app = typer.Typer(help="Inspect, verify, repair, compare and import pseudo-label
 
 def folder_or_address(text: str) -> Path:
     """The cache itself, if the folder of an experiment is given."""
-    from s4m_cache.storage import is_remote
+    from s4m_pipeline.experiment.cache_place import cache_of
 
-    place = cache_location(text)
-    inside = place if is_remote(place) else place / CACHE
-    return inside if inside.is_dir() else place
+    return cache_of(text)
 
 
 Root = Annotated[

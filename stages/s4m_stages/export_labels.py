@@ -7,6 +7,7 @@ import typer
 
 from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.core.locations import cache_location
 from s4m_pipeline.core.paths import SUGGESTED
 from s4m_pipeline.experiment.recorded import experiment_data
 from s4m_stages.arguments import not_writable, refuse_existing
@@ -21,7 +22,10 @@ def labels(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of an experiment, or its cache; a folder that `s4m predict` wrote; or a COCO JSON.",
+            help="Folder of an experiment, or its cache (folder or s3://...); a folder that `s4m predict` "
+            "wrote; or a COCO JSON.",
+            show_default=False,
+            parser=cache_location,
         ),
     ],
     out: Annotated[Path, typer.Argument(help="coco: JSON file to write. Other formats: folder.")],

@@ -15,6 +15,7 @@ from s4m_pipeline.core.launchers import LAUNCHERS, LauncherName, Shards
 from s4m_pipeline.core.paths import JOBS, STUDENT, experiment_folder
 from s4m_pipeline.core.processes import visible_gpus
 from s4m_pipeline.core.signals import SignalReceiver
+from s4m_pipeline.experiment.cache_place import note_cache
 from s4m_pipeline.experiment.checkpoints import teacher_weights
 from s4m_stages.arguments import Config, Overrides, TrustCheckpoint, WorkDir
 
@@ -77,6 +78,8 @@ def refine(
         options = options.model_copy(update={"refine": recipe})
     experiment = experiment_folder(config_path, work_dir)
     root = options.cache.folder(experiment)
+    if preview is None:
+        note_cache(experiment, options.cache.root)
     part = _part(shard)
     workers = workers or len(visible_gpus())
     if part is None and preview is None and (launcher != "local" or workers > 1):

@@ -21,6 +21,7 @@ from s4m_pipeline.core.paths import (
     WEIGHTS,
     experiment_folder,
 )
+from s4m_pipeline.experiment.cache_place import experiment_cache
 from s4m_pipeline.experiment.recorded import Runs, latest_settings, read_runs, recorded_data
 from s4m_stages.arguments import Checkpoint, Config, Overrides, TrainedConfig, TrustCheckpoint, WorkDir
 
@@ -76,7 +77,11 @@ def page(
             "Expected the folder of an experiment, such as work_dirs/demo, or a command (s4m report --help)."
         )
     runs = read_runs(work_dir)
-    source = _recorded_source(runs) if config is None else _configured_source(config, overrides or [])
+    source: DataSource | str
+    if config is None:
+        source, cache = _recorded_source(runs), experiment_cache(work_dir)
+    else:
+        source, cache = _configured_source(config, overrides or [], work_dir)
     if pictures:
         _draw_pictures(work_dir, config, overrides or [])
 
@@ -84,7 +89,7 @@ def page(
     from s4m_pipeline.apps.report.page import write_page
 
     out = work_dir / REPORT
-    write_page(out, collect(work_dir, runs, source, images, console.progress.print))
+    write_page(out, collect(work_dir, runs, cache, source, images, console.progress.print))
     console.result.print(f"{out}")
 
 
@@ -99,11 +104,13 @@ def _draw_pictures(work_dir: Path, config_path: Path | None, overrides: Sequence
     draw_outdated(work_dir, options.cache.folder(work_dir), finished, options, config, console.progress.print)
 
 
-def _configured_source(config: Path, overrides: Sequence[str]) -> "DataSource":
+def _configured_source(config: Path, overrides: Sequence[str], work_dir: Path) -> "tuple[DataSource, Path]":
+    """The image paths, and the cache."""
     options, _ = load_experiment(config, overrides)
     from s4m_pipeline.apps.report.collect import DataSource
 
-    return DataSource(data=options.data, ground_truth=options.refine.ground_truth)
+    source = DataSource(data=options.data, ground_truth=options.refine.ground_truth)
+    return source, options.cache.folder(work_dir)
 
 
 def _recorded_source(runs: Runs) -> "DataSource | str":

@@ -9,6 +9,7 @@ from s4m_pipeline.config.experiment import Options, load_experiment
 from s4m_pipeline.config.student import OWN_TEACHER, StudentOptions
 from s4m_pipeline.core import console
 from s4m_pipeline.core.paths import CONTROL, STUDENT, TEACHER, WEIGHTS, experiment_folder
+from s4m_pipeline.experiment.cache_place import note_cache
 from s4m_pipeline.experiment.checkpoints import teacher_weights
 from s4m_pipeline.experiment.generation_log import GenerationLog
 from s4m_pipeline.planning.dependencies import student_dependencies
@@ -102,7 +103,10 @@ def _load_inputs(options: Options, student: StudentOptions, folder: Path, overwr
     if overwrite:
         log.entries.clear()
     number = log.latest if log.entries else None
-    return train, val, labels_of_source(options, options.cache.folder(folder.parent), number, train), log
+    labels = labels_of_source(options, options.cache.folder(folder.parent), number, train)
+    if student.source == "cache":
+        note_cache(folder.parent, options.cache.root)
+    return train, val, labels, log
 
 
 def _model(

@@ -51,6 +51,14 @@ def test_plan__same_experiment_in_several_tables__is_one_folder(study, tmp_path)
     assert components["VI"].folders == prompts["points"].folders
 
 
+def test_plan__cache_elsewhere__is_a_folder_for_each_student(study, tmp_path):
+    settings = ("cache.embeddings=False", "cache.root=s3://bucket/caches/")
+    rows = plan(study, tmp_path, "components", *settings)
+    for trial in rows.values():
+        assert trial.arguments[-1] == f"cache.root=s3://bucket/caches/{trial.folders['student'].name}"
+    assert len({trial.arguments[-1] for trial in rows.values()}) == len(rows)
+
+
 @pytest.mark.parametrize(
     ("override", "changed"),
     [

@@ -7,19 +7,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import s3fs
+import upath
 
 from s4m_cache.errors import CacheError, DamagedError, LockedError
 from s4m_cache.generation import Generation
 from s4m_cache.generations import begin, collect_garbage, current_number, generations, publish
 from s4m_cache.reader import CacheReader
+from s4m_cache.records import ImageLabels, Instances
+from s4m_cache.schema import CHUNK_BYTES
 from s4m_cache.sharding import ShardSpec
 from s4m_cache.storage import storage
 from s4m_cache.verify import repair, verify
 from s4m_cache.writer import ShardWriter
 from test_cache.samples import assert_same_labels, fill, make_labels, make_published, make_spec
 
-s3fs = pytest.importorskip("s3fs")
 REPOSITORY = Path(__file__).parents[2]
 IMAGE_IDS = range(4)
 
@@ -57,6 +61,22 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys: list[str] = []
     watch(monkeypatch, lambda kwargs: keys.append(kwargs["Key"].rpartition("/")[2]))
     return keys
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes that each request for content brought."""
+    sizes: list[int] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        answer = await call(self, method, *args, **kwargs)
+        if method == "get_object":
+            sizes.append(answer["ContentLength"])
+        return answer
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    return sizes
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, before: Any) -> None:
@@ -224,6 +244,8 @@ def test_part__object_missing_cut_or_changed__is_damage_and_never_read(root):
         image_id = next(id_ for id_ in reader._part(0).image_ids.tolist() if len(make_labels(id_).instances))
     for name, change, problem in (
         ("bits/c.0", lambda data: data[:-1], "bytes, expected"),
+        ("bits/c.0", lambda data: b"", "0 bytes, expected"),
+        ("score/c.0", lambda data: b"", "0 bytes, expected"),
         ("score/c.0", lambda data: bytes([data[0] ^ 1]) + data[1:], "checksum"),
         ("label/c.0", None, "missing"),
     ):
@@ -239,6 +261,48 @@ def test_part__object_missing_cut_or_changed__is_damage_and_never_read(root):
     assert verify(generation).sound
 
 
+def test_reader__of_a_store__an_image_costs_a_request_of_about_its_size(root, requests):
+    """Masks that cannot be compressed, of 1.5 chunks each, so that every image is in two of them."""
+    rng = np.random.default_rng(0)
+    size = 3 * CHUNK_BYTES // 2
+    generation = begin(root, make_spec(range(20)))
+    with ShardWriter(generation, ShardSpec(1, 1)) as writer:
+        for image_id in range(20):
+            mask = rng.random((1, size // 256, 2048)) < 0.5
+            mask[:, [0, -1]] = mask[:, :, [0, -1]] = True
+            instances = Instances.create(masks=mask, labels=[0], scores=[1.0])
+            writer.append(ImageLabels(image_id=image_id, height=size // 256, width=2048, instances=instances))
+    publish(generation)
+
+    requests.clear()
+    with CacheReader.current(root) as reader:
+        assert len(requests) <= 5  # the list of parts is none of them
+        reader.read(0)
+        requests.clear()
+        for image_id in (7, 12, 3):
+            reader.read(image_id)
+        assert len(requests) == 6
+        assert sum(requests) < 1.1 * 6 * CHUNK_BYTES
+        requests.clear()
+        for image_id in range(20):
+            reader.read(image_id)
+        assert sum(requests) < 1.1 * 20 * size  # each chunk once
+    with CacheReader.current(root, preload_bytes=100 * size) as reader:
+        reader.read(0)
+        requests.clear()
+        reader.read_many(range(20))
+        assert requests == []
+
+    part, name = generation.part_paths()[0], "bits/c.0"
+    data = bytearray((part / name).read_bytes())
+    data[10 * size + CHUNK_BYTES // 2] ^= 1  # in the chunk that is image 10's alone
+    (part / name).write_bytes(bytes(data))
+    with CacheReader.current(root) as reader:
+        assert len(reader.read(0).instances) == 1
+        with pytest.raises(DamagedError, match=r"checksum.*Affected images: 10\."):
+            reader.read(10)
+
+
 def test_removal__from_a_store__is_left_to_the_user(root):
     make_published(root, IMAGE_IDS)
     make_published(root, IMAGE_IDS, number=2, teacher="sha256:bbbb")
@@ -249,7 +313,6 @@ def test_removal__from_a_store__is_left_to_the_user(root):
 
 
 def test_cache__of_a_store_without_conditions__is_read_and_not_written(tmp_path):
-    upath = pytest.importorskip("upath")
     make_published(tmp_path / "cache", IMAGE_IDS)
     remote = upath.UPath("memory://cache-of-this-test")
     for file in (tmp_path / "cache").rglob("*"):

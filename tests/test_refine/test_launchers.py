@@ -1,4 +1,4 @@
-"""`s4m refine` on SLURM and on Ray, with workers that are killed or preempted: the labels of one process."""
+"""`s4m refine` in local processes, on SLURM and on Ray, with killed workers: the labels of one process."""
 
 import os
 import subprocess
@@ -45,16 +45,16 @@ KILL, PREEMPT = 9, 12
 def launch(experiment: Path, tmp_path: Path):
     """Runs `s4m refine --launcher NAME` with its shards interrupted by signals; gives what it printed."""
 
-    def run(name: str, signals: dict[str, int], before: str = "", **environment: str):
-        (tmp_path / "hooks").mkdir()
-        (tmp_path / "signals").mkdir()
+    def run(name: str, signals: dict[str, int], before: str = "", workers: int = 1, **environment: str):
+        for folder in ("hooks", "signals"):
+            (tmp_path / folder).mkdir(exist_ok=True)
         numbers = {f"part-000{shard}-000002": number for shard, number in signals.items()}
         (tmp_path / "hooks/sitecustomize.py").write_text(
             INTERRUPT.format(signals=numbers, folder=str(tmp_path / "signals"))
         )
         program = f"{before}\nfrom s4m_stages.cli import main\nmain()"
         command = [sys.executable, "-c", program, "refine", str(experiment / "refine_me.py")]
-        command += ["--launcher", name, "--workers", "1", "--work-dir", str(tmp_path / name)]
+        command += ["--launcher", name, "--workers", str(workers), "--work-dir", str(tmp_path / name)]
         command += ["--teacher", str(experiment / "weights.safetensors"), "--set", "cache.part_images=1"]
         folders = [str(tmp_path / "hooks"), *map(str, (ROOT, ROOT / "cache", ROOT / "stages"))]
         path = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
@@ -66,13 +66,28 @@ def launch(experiment: Path, tmp_path: Path):
     return run
 
 
-def assert_as_one_process(name: str, signals: list[int], tmp_path: Path, refine) -> None:
+def assert_as_one_process(
+    name: str, signals: list[int], tmp_path: Path, refine, num_shards: int = SHARDS_PER_WORKER
+) -> None:
     assert sorted(int(path.name) for path in (tmp_path / "signals").iterdir()) == signals
     generation = Generation(tmp_path / name / "cache", 1)
-    assert generation.spec.num_shards == SHARDS_PER_WORKER
+    assert generation.spec.num_shards == num_shards
     assert generation.published() is not None
     refine("alone")
     assert_same_labels(tmp_path / name / "cache", tmp_path / "alone/cache")
+
+
+@pytest.mark.slow
+def test_refine__in_two_local_workers_of_which_one_is_killed__repeated_labels_as_one_process(
+    launch, refine, tmp_path
+):
+    killed = launch("local", {"1": KILL}, workers=2)
+    assert killed.returncode == 137, killed.stdout + killed.stderr
+    assert Generation(tmp_path / "local/cache", 1).published() is None
+    assert Generation(tmp_path / "local/cache", 1).stored_ids().size == 4  # one of shard 1, all of shard 2
+    done = launch("local", {"1": KILL}, workers=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_as_one_process("local", [KILL], tmp_path, refine, num_shards=2)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 from typer.testing import CliRunner
 
 from s4m_cache.errors import CacheError
@@ -11,13 +12,10 @@ from s4m_cache.generation import Generation
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.explain import explain
 from s4m_pipeline.core.locations import cache_location
+from s4m_pipeline.experiment.cache_place import experiment_cache
 from s4m_stages.cache import app
 from s4m_stages.pretrain_teacher import pretrain_teacher
 from test_refine.conftest import assert_same_labels
-
-pytest.importorskip("moto.server")
-s3fs = pytest.importorskip("s3fs")
-pytest.importorskip("upath")
 
 
 def upload(store: Any, folder: Path, bucket: str) -> str:
@@ -51,6 +49,7 @@ def test_refine__cache_in_a_store__has_the_labels_of_a_local_one(experiment, ref
     cache = cache_location("s3://refined/cache")
     assert_same_labels(cache, tmp_path / "local/cache")
     assert not (tmp_path / "remote/cache").exists()
+    assert experiment_cache(tmp_path / "remote") == cache
     for command in ("info", "verify"):
         result = CliRunner().invoke(app, [command, "s3://refined/cache", "--json"])
         assert result.exit_code == 0, result.output

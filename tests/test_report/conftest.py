@@ -54,7 +54,7 @@ class Experiment:
         source: DataSource | str | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> dict[str, Any]:
-        return collect(self.folder, self.runs(), source or self.source, images, note)
+        return collect(self.folder, self.runs(), self.folder / "cache", source or self.source, images, note)
 
     def page(self) -> Path:
         path = self.folder / "report.html"

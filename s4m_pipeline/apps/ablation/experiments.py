@@ -92,6 +92,8 @@ def plan_trials(
                 depends_on["truth"] = _content(truth)
             folders[trained] = root / f"{trained}s" / settings_hash([depends_on, data]).partition(":")[2][:12]
         arguments = ["run", str(config), *(word for setting in settings for word in ("--set", setting))]
+        if (cache := options.cache.root) is not None and network == "student":  # one for each student
+            arguments += ["--set", f"cache.root={cache.rstrip('/')}/{folders[network].name}"]
         trial = Trial(row, seed, arguments, "test" if "test" in paths else "val", folders)
         other = trials.setdefault(folders[network], trial)
         if other is not trial:

@@ -65,6 +65,7 @@ def _check(experiment: "CheckedConfig") -> list[Finding]:
 
     return [
         *run_check("data", partial(checks.check_data, experiment)),
+        *run_check("cache.root", partial(checks.check_cache, experiment)),
         *run_check("SAM 2 weights", partial(checks.check_sam, experiment)),
         *run_check("init_from", partial(checks.check_init_from, experiment)),
         *run_check("loggers", partial(checks.check_loggers, experiment)),

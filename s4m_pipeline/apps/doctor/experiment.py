@@ -7,12 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from s4m_cache.errors import CacheError
+from s4m_cache.generations import generations
+from s4m_cache.storage import is_remote
 from s4m_pipeline.apps.doctor.finding import Finding, first_line, pasted
 from s4m_pipeline.config.experiment import Options, load_experiment
 from s4m_pipeline.config.sam_files import OFFICIAL, local_weights
 from s4m_pipeline.config.student import OWN_TEACHER
 from s4m_pipeline.config.weight_files import TORCHVISION, fetch_command, is_published, weights_here
 from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.core.locations import cache_location
 from s4m_pipeline.core.paths import torch_checkpoints
 from s4m_pipeline.planning import estimates
 
@@ -42,9 +46,9 @@ def check_config(path: Path, overrides: Sequence[str]) -> tuple[list[Finding], C
 def check_data(experiment: CheckedConfig) -> Iterator[Finding]:
     """The data set's folders and JSON files exist, and the images are where the JSON files say."""
     data = experiment.options.data
-    root = Path(data.root).expanduser()
+    root = data.path("")
     if not root.is_dir():
-        text = f"data.root: no folder {root.absolute()}"
+        text = f"data.root: no folder {root if is_remote(root) else root.absolute()}"
         yield Finding(
             "data", "fix", text, f"s4m doctor {pasted(experiment.path)} --set data.root=/where/it/is"
         )
@@ -60,6 +64,18 @@ def check_data(experiment: CheckedConfig) -> Iterator[Finding]:
             f"s4m data split {pasted(data.path(data.labeled))} --percent 10 --out {pasted(root / 'split')}"
         )
         yield Finding("data.unlabeled", "warn", text, command)
+
+
+def check_cache(experiment: CheckedConfig) -> Iterator[Finding]:
+    """The labels can be read, if they are not in the experiment's folder."""
+    root = experiment.options.cache.root
+    if root is None:
+        return
+    try:
+        yield Finding("cache.root", "ok", f"{root}: {len(generations(cache_location(root)))} generations")
+    except (CacheError, UserError) as error:
+        without = f"s4m doctor {pasted(experiment.path)} --set cache.root=None"
+        yield Finding("cache.root", "fix", " ".join(str(error).split()), without)
 
 
 def _check_set(name: str, source: Path, images: Path) -> Finding:

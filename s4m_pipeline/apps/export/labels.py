@@ -10,17 +10,18 @@ from s4m_cache.generation import Generation
 from s4m_cache.generations import generations
 from s4m_cache.reader import CacheReader
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.paths import CACHE, PREDICTED_IMAGES, PREDICTIONS
+from s4m_pipeline.core.paths import PREDICTED_IMAGES, PREDICTIONS
 from s4m_pipeline.data.folder import image_files
 from s4m_pipeline.data.unlabeled import unlabeled_of
+from s4m_pipeline.experiment.cache_place import cache_of
 from s4m_pipeline.experiment.recorded import experiment_data
 
 
-def read_pseudo_labels(folder: str | Path, generation: int | None = None) -> CacheReader:
+def read_pseudo_labels(source: str | Path, generation: int | None = None) -> CacheReader:
     """Open the pseudo-labels of an experiment.
 
     Args:
-        folder: `work_dirs/<experiment>`, or the cache inside it.
+        source: `work_dirs/<experiment>`, or a cache: its folder or address (`s3://bucket/folder`).
         generation: its number; None: the published one.
 
     Returns:
@@ -30,12 +31,11 @@ def read_pseudo_labels(folder: str | Path, generation: int | None = None) -> Cac
         UserError: if there is no cache.
         CacheError: if the generation does not exist, or none is published.
     """
-    folder = Path(folder)
-    root = next((path for path in (folder, folder / CACHE) if generations(path)), None)
-    if root is None:
+    root = cache_of(source)
+    if not generations(root):
         raise UserError(
-            f"{folder}: no pseudo-labels found.\n"
-            "Expected the folder of an experiment after `s4m refine`, or its cache."
+            f"{source}: no pseudo-labels found{'' if str(root) == str(source) else f', none in {root}'}.\n"
+            "Expected the folder of an experiment after `s4m refine`, or a cache: its folder or address."
         )
     return CacheReader(Generation(root, generation)) if generation else CacheReader.current(root)
 

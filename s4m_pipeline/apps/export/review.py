@@ -10,7 +10,9 @@ from s4m_cache.atomic import atomic_folder
 from s4m_cache.coco import LabeledImages, write_coco
 from s4m_cache.reader import CacheReader
 from s4m_cache.records import ImageLabels
+from s4m_cache.storage import is_remote
 from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.core.locations import read_remote
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.findings import first_names
 from s4m_pipeline.data.formats.labelme import write_labelme
@@ -61,7 +63,10 @@ def export_review(reader: CacheReader, images: Sequence[CocoImage], out: Path, t
         for image in images:
             copy = folder / REVIEW_IMAGES / image.file_name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(image.path, copy)
+            if is_remote(image.path):
+                copy.write_bytes(read_remote(image.path))
+            else:
+                shutil.copyfile(image.path, copy)
         if to == "labelme":
             return write_labelme(labeled, folder / REVIEW_IMAGES)
         return write_coco(labeled, folder / REVIEW_JSON, "masks to correct", scored=False)

@@ -18,7 +18,7 @@ from s4m_pipeline.apps.report.pictures import data_uri
 from s4m_pipeline.apps.report.trainings import Run, provenance, training_charts
 from s4m_pipeline.config.groups import DataOptions
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.paths import CACHE, STUDENT, TEACHER
+from s4m_pipeline.core.paths import STUDENT, TEACHER
 from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.data.unlabeled import require_same_list, unlabeled_of
@@ -52,6 +52,7 @@ class DataSource:
 def collect(
     folder: Path,
     runs: Mapping[str, Run],
+    cache: Path,
     source: DataSource | str,
     num_images: int,
     note: Callable[[str], None],
@@ -61,6 +62,7 @@ def collect(
     Args:
         folder: of the experiment.
         runs: run.json of each training that has begun, by `teacher`, `student`.
+        cache: of the experiment.
         source: of the gallery's images, or the reason why it is unknown.
         num_images: largest number of images in the gallery.
         note: called with a message about everything that is left out.
@@ -72,12 +74,11 @@ def collect(
         split: {name: {"per_class": {}, **result} for name, result in results.items()}
         for split, results in read_evaluations(folder).items()
     }
-    cache = folder / CACHE
     stored = generations(cache)
     if not runs and not stored and not evaluation:
         raise UserError(
             f"{folder} contains nothing to report: no teacher/run.json, no student/run.json and no "
-            "labels in cache/.\nExpected the folder of an experiment, such as work_dirs/demo. "
+            f"labels in {cache}.\nExpected the folder of an experiment, such as work_dirs/demo. "
             "Start one with: s4m pretrain-teacher CONFIG"
         )
     history = GenerationLog(folder / STUDENT).entries

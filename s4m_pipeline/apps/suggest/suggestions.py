@@ -18,12 +18,13 @@ from s4m_cache.reader import CacheReader
 from s4m_pipeline.apps.suggest.ranking import changed_fraction, percentile, spread
 from s4m_pipeline.config.groups import DataOptions
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.core.paths import CACHE, SUGGESTED, SUGGESTED_SHEET
+from s4m_pipeline.core.paths import SUGGESTED, SUGGESTED_SHEET
 from s4m_pipeline.core.progress import track
 from s4m_pipeline.data.coco import CocoData, load_coco
 from s4m_pipeline.data.coco_entries import CocoImage
 from s4m_pipeline.data.images import ImageError, read_rgb
 from s4m_pipeline.data.unlabeled import require_same_list, unlabeled_of
+from s4m_pipeline.experiment.cache_place import experiment_cache
 from s4m_pipeline.visual.painting import paint
 from s4m_pipeline.visual.sheets import fitted, sheet
 
@@ -58,7 +59,7 @@ def suggest(folder: Path, data: DataOptions, count: int, note: Callable[[str], N
     """
     unlabeled = unlabeled_of(data)
     labeled = load_coco(data.path(data.labeled), data.path(data.train_images))
-    with CacheReader.current(folder / CACHE) as reader:
+    with CacheReader.current(experiment_cache(folder)) as reader:
         require_same_list(reader.generation, unlabeled)
         signals = {name: percentile(values) for name, values in _signals(reader, labeled).items()}
         ids = reader.column("image_id")
@@ -144,7 +145,7 @@ def _described(images: Sequence[CocoImage], note: Callable[[str], None]) -> list
 
 def write_suggestions(folder: Path, suggestions: Sequence[Suggestion]) -> tuple[Path, Path]:
     """Write the list of file names, and a contact sheet with the pseudo-labels; returns both paths."""
-    with CacheReader.current(folder / CACHE) as reader:
+    with CacheReader.current(experiment_cache(folder)) as reader:
         title = f"# images to label, the most useful first, by {reader.generation.name}"
         names = [suggestion.image.file_name for suggestion in suggestions]
         tiles = [_tile(reader, place, it) for place, it in enumerate(suggestions, start=1)]

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -273,7 +272,7 @@ def test_labels__yolo_outlines_filled_again_give_the_masks(experiment: Path, tmp
             corners = np.array(line.split()[1:], float).reshape(-1, 2)
             assert corners.min() >= 0 and corners.max() <= 1
             filled = fill(corners * 64, mask.shape)
-            assert (filled & mask).sum() > 0.9 * (filled | mask).sum()  # tests/test_data/test_outlines.py: exactly
+            assert (filled & mask).sum() > 0.9 * (filled | mask).sum()
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,14 @@ def fill(corners: NDArray[np.floating], size_hw: tuple[int, int]) -> NDArray[np.
 def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """One closed line for a mask (H, W) with at least a pixel.
 
-    The line runs along the edges of the pixels, a sixth of a pixel inside: cut to whole pixels it passes through
-    the outermost pixels, and the area inside has the size of the mask. So programs that fill it with the line
-    (`fill`, also of a resized image) and those that fill by area (pycocotools) all give a mask of one part, with
-    any holes, again in every pixel.
+    The line runs along the edges of the pixels, a sixth of a pixel inside: cut to whole pixels it passes
+    through the outermost pixels, and the area inside has the size of the mask. So programs that fill it with
+    the line (`fill`, also of an enlarged image) and those that fill by area (pycocotools) give a mask of one
+    part, with any holes, again in every pixel.
 
-    Whatever one line fills is connected, so several parts have a price: the line goes to the next part and back
-    on the same way, which `fill` draws as a connection one pixel wide and as short as possible; or a part is
-    left out, where that costs less IoU.
+    Whatever one line fills is connected, so several parts have a price: the line goes to the next part and
+    back on the same way, which `fill` draws as a connection one pixel wide and as short as possible; or a
+    part is left out, where that costs less IoU.
 
     Returns:
         Corners (N, 2), x and y in pixels from the upper left corner of the mask; N >= 4.

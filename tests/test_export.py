@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,7 +26,8 @@ from s4m_pipeline.apps.export.mmdet_config import mmdet_config
 from s4m_pipeline.apps.predict.predictor import Predictor
 from s4m_pipeline.config.experiment import load_experiment
 from s4m_pipeline.core.errors import UserError
-from s4m_pipeline.data.formats.yolo import label_file, polygon
+from s4m_pipeline.data.formats.outlines import fill
+from s4m_pipeline.data.formats.yolo import label_file
 from s4m_pipeline.data.unlabeled import load_unlabeled
 from s4m_pipeline.models.checkpoint import read_weights, write_weights
 from s4m_stages.export import mmdet, weights
@@ -271,7 +271,7 @@ def test_labels__yolo_outlines_filled_again_give_the_masks(experiment: Path, tmp
         for line, mask in zip(lines, expected, strict=True):
             corners = np.array(line.split()[1:], float).reshape(-1, 2)
             assert corners.min() >= 0 and corners.max() <= 1
-            filled = fill((corners * 64).astype(np.int32), mask.shape)  # as ultralytics does
+            filled = fill(corners * 64, mask.shape)
             assert (filled & mask).sum() > 0.9 * (filled | mask).sum()
 
 
@@ -311,38 +311,6 @@ def test_labels__category_zero_is_warned_of(
     labels(tmp_path / "cache", tmp_path / "yolo", "yolo")
     data = yaml.safe_load((tmp_path / "yolo/data.yaml").read_text(encoding="utf-8"))
     assert data["names"] == dict(enumerate(names))
-
-
-def fill(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return cv2.fillPoly(np.zeros(shape, np.uint8), [corners.astype(np.int32)], 1) > 0
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (2, 2), (9, 13)])
-def test_polygon__solid_mask_is_given_back_exactly(shape: tuple[int, int]) -> None:
-    mask = np.zeros((12, 16), bool)
-    mask[2 : 2 + shape[0], 1 : 1 + shape[1]] = True
-    corners = polygon(mask)
-    assert len(corners) >= 3
-    np.testing.assert_array_equal(fill(corners, mask.shape), mask)
-
-
-def test_polygon__holes_and_parts_survive_but_for_bridges() -> None:
-    mask = np.zeros((60, 80), bool)
-    mask[5:45, 5:45] = True
-    mask[15:35, 15:35] = False  # a hole
-    mask[20:40, 60:75] = True  # another part
-    filled = fill(polygon(mask), mask.shape)
-    assert not (mask & ~filled).any()
-    assert 0 < (filled & ~mask).sum() <= 10 + 16  # bridges: through the ring at most, and to the part
-
-
-def test_polygon__any_blobs_keep_nine_tenths() -> None:
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        mask = blobs(rng, *rng.integers(40, 90, 2))
-        filled = fill(polygon(mask), mask.shape)
-        assert not (mask & ~filled).any()
-        assert mask.sum() > 0.9 * filled.sum()
 
 
 def test_labels__names_of_other_images_are_not_taken(

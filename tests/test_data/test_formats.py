@@ -11,6 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from s4m_cache.coco import read_coco
@@ -40,7 +41,12 @@ def drawn() -> dict[str, tuple[str, NDArray[np.bool_]]]:
         "far corner": (y >= 140) & (x >= 240),
         "hole": ((y - 100) ** 2 + (x - 100) ** 2 < 40**2) & ((y - 100) ** 2 + (x - 110) ** 2 >= 15**2),
         "parts": ((abs(y - 30) < 22) & (abs(x - 120) < 25)) | ((abs(y - 30) < 22) & (abs(x - 180) < 25)),
+        "far part": ((y - 20) ** 2 + (x - 250) ** 2 < 15**2) | ((abs(y - 4) < 2) & (x > 290)),
         "diagonal": (abs(y - x + 60) < 12) & (y > 110) & (y < 160),
+        "small at the border": (y >= HEIGHT - 6) & (abs(x - 20) < 3),
+        "small disk": (y - 180.5) ** 2 + (x - 60.5) ** 2 < 3**2,
+        "small ring": (abs(y - 180) < 3) & (abs(x - 90) < 3) & ((y != 180) | (x != 90)),
+        "small parts": (abs(y - 180) < 3) & (abs(x - 120) < 7) & (abs(x - 120) > 1),
         "pixel": (y == 90) & (x == 280),
     }
     return {name: (CLASSES[number % 2], mask) for number, (name, mask) in enumerate(masks.items())}
@@ -68,24 +74,32 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["yolo", "labelme", "label-images"])
+def best_of_one_line(mask: NDArray[np.bool_]) -> float:
+    """Highest IoU of a mask of up to two parts with any connected set of pixels, and so with any outline.
+
+    Such a set has pixels of one part only, or at least those of the shortest connection besides.
+    """
+    parts, count = ndimage.label(mask, np.ones((3, 3)))
+    if count == 1:
+        return 1.0
+    first, second = (parts == 1).sum(), (parts == 2).sum()
+    gap = ndimage.distance_transform_cdt(parts != 1, "chessboard")[parts == 2].min() - 1
+    both = first + second
+    return max(both / (both + gap), max(first, second) / both)
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo", "labelme", "label-images"])
 def test_formats__written_and_read_again_every_object_is_as_it_was(kind: str, source: Path, tmp_path: Path):
     folder, back = tmp_path / kind, tmp_path / "back.json"
-    s4m("export", "labels", source, folder, "--format", kind)
+    s4m("export", "labels", source, back if kind == "coco" else folder, "--format", kind)
     if kind == "yolo":
         (folder / "images").symlink_to(tmp_path / "images")
     if kind == "labelme":
         shutil.copytree(tmp_path / "images", folder, dirs_exist_ok=True)
-    assert kind_of(folder) == kind
-    s4m(
-        "data",
-        "convert",
-        kind,
-        folder,
-        back,
-        "--images",
-        folder if kind == "labelme" else tmp_path / "images",
-    )
+    if kind != "coco":
+        assert kind_of(folder) == kind
+        images = folder if kind == "labelme" else tmp_path / "images"
+        s4m("data", "convert", kind, folder, back, "--images", images)
 
     s4m("data", "check", back, "--images", tmp_path / "images")
     coco = COCO(back)
@@ -98,7 +112,7 @@ def test_formats__written_and_read_again_every_object_is_as_it_was(kind: str, so
     for name, (class_name, mask) in expected.items():
         ious = {entry["id"]: iou(coco.annToMask(entry) > 0, mask) for entry in found}
         best = max(ious, key=ious.__getitem__)
-        assert ious[best] >= (0.98 if kind == "yolo" else 1), name
+        assert ious[best] >= (best_of_one_line(mask) if kind == "yolo" else 1), name
         assert coco.cats[coco.anns[best]["category_id"]]["name"] == class_name
 
 

@@ -4,17 +4,16 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from s4m_cache.coco import LabeledImages
 from s4m_cache.limits import MAX_PIXELS
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.data.folder import image_files
 from s4m_pipeline.data.formats.naming import named_after
+from s4m_pipeline.data.formats.outlines import fill, outline
 from s4m_pipeline.data.formats.reading import Collector, FormatError, ReadLabels
 
 DATA = "data.yaml"
@@ -63,11 +62,6 @@ def read_yolo(
     )
 
 
-def fill(corners: NDArray[np.floating], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask (H, W) inside an outline (N, 2) of x, y in pixels, with the pixels that the line touches."""
-    return cv2.fillPoly(np.zeros(size_hw, np.uint8), [corners.astype(np.int32)], 1) > 0
-
-
 def write_yolo(labeled: LabeledImages, folder: Path) -> int:
     """Write `labels/<image>.txt` for every image, images.txt, and data.yaml last.
 
@@ -95,7 +89,7 @@ def write_yolo(labeled: LabeledImages, folder: Path) -> int:
         size, kept = (labels.height, labels.width), labels.instances.kept
         origins = kept.masks.boxes[:, :2].tolist()
         lines = [
-            _line(class_index, polygon(crop) + np.array([x, y]), size)
+            _line(class_index, outline(crop) + np.array([x, y]), size)
             for class_index, crop, (y, x) in zip(
                 kept.labels.tolist(), kept.masks.crops(), origins, strict=True
             )
@@ -111,31 +105,8 @@ def write_yolo(labeled: LabeledImages, folder: Path) -> int:
     return count
 
 
-def polygon(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The outline of a mask (H, W) with at least a pixel, as corners (N, 2) of x, y at pixel centers; N >= 3.
-
-    Parts and holes are joined to one closed line by bridges that are traversed in both directions. Filled
-    with the even-odd rule including the line's own pixels, as by OpenCV's fillPoly, it gives the mask again,
-    except for the bridges, one pixel wide, between two parts.
-    """
-    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    loops = sorted((loop[:, 0].astype(np.int64) for loop in found), key=len, reverse=True)
-    line = loops[0]
-    for loop in loops[1:]:
-        line = _joined(line, loop)
-    return line if len(line) >= 3 else np.resize(line, (3, 2))
-
-
-def _joined(line: NDArray[np.int64], loop: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Insert a detour through `loop` where the two are closest."""
-    distances, nearest = cKDTree(loop).query(line)
-    i = int(distances.argmin())
-    j = int(nearest[i])
-    return np.concatenate([line[: i + 1], loop[j:], loop[: j + 1], line[i:]])
-
-
-def _line(class_index: int, corners: NDArray[np.int64], size_hw: tuple[int, int]) -> str:
-    scaled = (corners + 0.5) / np.array(size_hw[::-1])
+def _line(class_index: int, corners: NDArray[np.float64], size_hw: tuple[int, int]) -> str:
+    scaled = corners / np.array(size_hw[::-1])
     return f"{class_index} {' '.join(f'{value:.6f}' for value in scaled.ravel().tolist())}\n"
 
 

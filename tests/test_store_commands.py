@@ -99,7 +99,7 @@ def test_commands__cache_in_a_store__do_what_they_do_with_a_folder(
     assert checked is not None
     assert [finding.text for finding in check_cache(checked)] == [f"{cache}: 3 generations"]
     words = [word for setting in settings for word in ("--set", setting)]
-    assert "refine" in s4m("plan", tiny_config, *words, "--work-dir", works["remote"])
+    assert "refine" in s4m("plan", tiny_config, *words, "--images", "4", "--work-dir", works["remote"])
 
 
 def test_report__cache_in_a_store__shows_the_same_generations_and_gallery(works: dict[str, Path]) -> None:

@@ -39,7 +39,7 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     found, _ = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     loops = [loop[:, 0].astype(np.int64) for loop in found]
     part_of = np.array([parts[y, x] for (x, y), *_ in (loop // _FINE for loop in loops)])
-    areas = stats[:, cv2.CC_STAT_AREA]
+    areas = stats[:, cv2.CC_STAT_AREA].astype(np.int64)
     first = int(areas[part_of].argmax())
     line = loops[first]
     for start, detour in _detours(loops, part_of, areas, first):

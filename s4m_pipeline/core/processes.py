@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from signal import SIGHUP, SIGINT, SIGTERM, Signals
-from threading import Semaphore
 from types import FrameType
 from typing import IO, Self
 
@@ -29,16 +28,12 @@ class Launcher:
     As a context it handles SIGTERM, SIGINT and SIGHUP: each is passed on to every running process, which has
     time to save, and no further process is started.
 
-    Args:
-        at_once: processes at a time; `run` waits for its turn.
-
     Attributes:
         received: the signal that came, 0 if none.
     """
 
-    def __init__(self, at_once: int = 1) -> None:
+    def __init__(self) -> None:
         self.received = 0
-        self._turns = Semaphore(at_once)
         self._running: set[subprocess.Popen[bytes]] = set()
         self._context = ExitStack()
 
@@ -57,7 +52,7 @@ class Launcher:
         output: IO[bytes] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> int:
-        """Run one command and wait for it; several threads may call this at a time.
+        """Run one command and wait for it; threads that call this run theirs at the same time.
 
         A command run by a task of a job array does all of the work, not the task's shard of it.
 
@@ -69,25 +64,24 @@ class Launcher:
         Returns:
             The exit code; 128 + N for a process that signal N ended, or kept from starting.
         """
-        with self._turns:
-            if self.received:
-                return 128 + self.received
-            process = subprocess.Popen(
-                [*S4M, *arguments],
-                env=ShardSpec.no_environment({**os.environ, **(environment or {})}),
-                stdin=subprocess.DEVNULL if output else None,
-                stdout=output,
-                stderr=subprocess.STDOUT if output else None,
-                # Files that this process inherited are handed on: so `s4m ablation` keeps folders locked.
-                close_fds=bool(pass_fds),
-                pass_fds=pass_fds,
-                process_group=0,  # Ctrl-C, a signal to the whole group, would otherwise arrive twice
-            )
-            self._running.add(process)
-            if self.received:  # while it was started
-                process.send_signal(self.received)
-            code = process.wait()
-            self._running.discard(process)
+        if self.received:
+            return 128 + self.received
+        process = subprocess.Popen(
+            [*S4M, *arguments],
+            env=ShardSpec.no_environment({**os.environ, **(environment or {})}),
+            stdin=subprocess.DEVNULL if output else None,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            # Files that this process inherited are handed on: so `s4m ablation` keeps folders locked.
+            close_fds=bool(pass_fds),
+            pass_fds=pass_fds,
+            process_group=0,  # Ctrl-C, a signal to the whole group, would otherwise arrive twice
+        )
+        self._running.add(process)
+        if self.received:  # while it was started
+            process.send_signal(self.received)
+        code = process.wait()
+        self._running.discard(process)
         return code if code >= 0 else 128 - code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
@@ -126,7 +120,7 @@ def run_shards(arguments: Sequence[str], gpus: Sequence[str]) -> int:
         0 if all succeeded, otherwise the exit code of the first shard that did not.
     """
     count = len(gpus)
-    with Launcher(count) as launcher, ThreadPoolExecutor(count) as pool:
+    with Launcher() as launcher, ThreadPoolExecutor(count) as pool:
         codes = pool.map(
             lambda index, gpu: launcher.run(
                 [*arguments, "--shard", f"{index}/{count}"],

@@ -1,7 +1,7 @@
 """Stands in for `s4m run`: the same files in the same places, within milliseconds and without networks.
 
-It notes what it does in the file FAKE_JOURNAL; a stage lasts FAKE_SECONDS; the one named in FAKE_FAILS fails,
-but makes its folder before.
+It notes what it does in the file FAKE_JOURNAL; a stage lasts FAKE_SECONDS, and a teacher until FAKE_TEACHERS of
+them have begun. The stage named in FAKE_FAILS makes its folder and fails.
 """
 
 import json
@@ -47,6 +47,8 @@ def main(words: list[str]) -> None:
 
 
 def do_teacher(folder: Path, settings: list[str]) -> None:
+    while begun("teacher") < int(os.environ.get("FAKE_TEACHERS", "0")):
+        time.sleep(0.02)
     write_weights(folder / "teacher", settings)
 
 
@@ -105,6 +107,10 @@ def write_weights(folder: Path, settings: list[str]) -> None:
 def journal(event: str, stage: str, folder: Path) -> None:
     with Path(os.environ["FAKE_JOURNAL"]).open("a") as file:
         file.write(f"{event} {stage} {folder.name}\n")
+
+
+def begun(stage: str) -> int:
+    return Path(os.environ["FAKE_JOURNAL"]).read_text().count(f"begin {stage} ")
 
 
 if __name__ == "__main__":

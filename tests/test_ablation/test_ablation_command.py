@@ -40,7 +40,7 @@ class Ablation:
     def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
         """Exit code and output."""
         process = self.start(*arguments, **environment)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
     def events(self) -> list[str]:
@@ -73,6 +73,12 @@ def finished(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Abl
 def test_ablation__finished__did_shared_work_once(finished):
     ablation, _ = finished
     assert [ablation.count(f"end {stage}") for stage in ("teacher", "refine", "student")] == [2, 4, 8]
+
+
+def test_ablation__two_jobs__train_two_teachers_at_the_same_time(ablation):
+    table = ("--table", "control", "--rows", "raw", "--seeds", "2", "--jobs", "2")
+    code, output = ablation.run(*table, FAKE_TEACHERS="2")
+    assert code == 0, output
 
 
 def test_ablation__finished__prints_and_writes_means_gains_and_the_papers_figures(finished):

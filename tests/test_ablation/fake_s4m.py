@@ -1,6 +1,6 @@
 """Stands in for `s4m run`: the same files in the same places, within milliseconds and without networks.
 
-It notes what it does in the file FAKE_JOURNAL; a stage lasts FAKE_SECONDS, and a teacher until FAKE_TEACHERS of
+It notes what it does in the file FAKE_JOURNAL. A stage lasts FAKE_SECONDS, a teacher until FAKE_TEACHERS of
 them have begun. The stage named in FAKE_FAILS makes its folder and fails.
 """
 

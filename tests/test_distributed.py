@@ -151,10 +151,12 @@ def test_two_ranks__with_half_the_batch_each_learn_what_one_does_with_all_of_it(
     """Equal except for rounding where all that is random, or is a mean over a rank's own images, is the same:
 
     points sampled per mask (in a training they depend on the rank), BatchNorm not in training, images of one
-    size, and as many objects in each (the class loss is a mean over each rank's own queries). SGD, because
-    Adam turns rounding of gradients near zero into whole steps.
+    size, and as many objects in each (the class loss is a mean over each rank's own queries). None of the
+    points is chosen by its uncertainty, because rounding would choose others. SGD, because Adam turns
+    rounding of gradients near zero into whole steps.
     """
     settings = (
+        "model.train_cfg.importance_sample_ratio=0.0",
         "optim_wrapper.optimizer={'type': 'SGD', 'lr': 0.02, 'weight_decay': 0.01}",
         "model.backbone.norm_eval=true",
         "sam.model=nano",

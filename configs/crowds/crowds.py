@@ -3,7 +3,7 @@
 Commands:         s4m data crowds data/crowds
                   s4m ablation configs/crowds/crowds.py --table rivals
 Time and memory:  docs/ablations.md; memory not measured
-Expected AP:      docs/ablations.md
+Expected AP:      teacher 17, control 20.5, student 30.6 (docs/ablations.md)
 """
 
 _base_ = ["../demo/ablation.py"]

@@ -17,12 +17,8 @@ def update_best(folder: Path) -> None:
 
     Finished trainings count, each with the AP of its last validation, which is that of its weights.
     """
-    runs = {stage: read_run(folder / stage) for stage in (TEACHER, STUDENT, CONTROL)}
-    scores = {
-        stage: run["result"].get("AP") or 0.0
-        for stage, run in runs.items()
-        if run is not None and run["status"] == "finished" and (folder / stage / WEIGHTS).is_file()
-    }
+    found = {stage: validation_ap(folder / stage) for stage in (TEACHER, STUDENT, CONTROL)}
+    scores = {stage: score for stage, score in found.items() if score is not None}
     if not scores:
         return
     best = max(scores, key=lambda stage: scores[stage])
@@ -38,6 +34,15 @@ def update_best(folder: Path) -> None:
         "weights": sha256,
     }
     write_text(folder / BEST_RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def validation_ap(stage: Path) -> float | None:
+    """AP of a finished training's weights on the validation images, in percent (0 if it was not measured);
+    None if the training has not finished."""
+    run = read_run(stage)
+    if run is None or run["status"] != "finished" or not (stage / WEIGHTS).is_file():
+        return None
+    return float(run["result"].get("AP") or 0.0)
 
 
 def best_weights(folder: Path) -> tuple[Path, str]:

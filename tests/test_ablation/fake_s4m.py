@@ -49,7 +49,7 @@ def main(words: list[str]) -> None:
 def do_teacher(folder: Path, settings: list[str]) -> None:
     while begun("teacher") < int(os.environ.get("FAKE_TEACHERS", "0")):
         time.sleep(0.02)
-    write_weights(folder / "teacher", settings)
+    write_weights(folder / "teacher", settings, 30.0 * seed_of(settings))
 
 
 def do_refine(folder: Path, settings: list[str]) -> None:
@@ -62,7 +62,7 @@ def do_student(folder: Path, settings: list[str]) -> None:
     assert (folder / "teacher/weights.safetensors").exists()
     assert (folder / "cache/CURRENT.json").exists() == reads_cache(settings)
     assert not list((folder / "teacher").glob("*.pth"))
-    write_weights(folder / "student", settings)
+    write_weights(folder / "student", settings, 25.0 if "student.source=labeled" in settings else 20.0)
 
 
 def reads_cache(settings: list[str]) -> bool:
@@ -74,7 +74,7 @@ def do_evaluate(folder: Path, settings: list[str]) -> None:
 
     Of merged objects only the teacher's are known.
     """
-    (seed,) = (int(text.partition("=")[2]) for text in settings if text.startswith("teacher.seed="))
+    seed = seed_of(settings)
     student = 30.0 - 2 * ("refine.prompt=None" in settings) + 8 * ("student.source=truth" in settings)
     for stage, value in (("teacher", 20.0), ("student", student)):
         weights = folder / stage / "weights.safetensors"
@@ -98,9 +98,16 @@ def matches_of(found: int) -> Matches:
     )
 
 
-def write_weights(folder: Path, settings: list[str]) -> None:
+def seed_of(settings: list[str]) -> int:
+    (seed,) = (int(text.partition("=")[2]) for text in settings if text.startswith("teacher.seed="))
+    return seed
+
+
+def write_weights(folder: Path, settings: list[str], validation_ap: float) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "iter_1.pth").touch()
+    run = {"status": "finished", "result": {"AP": validation_ap}}
+    (folder / "run.json").write_text(json.dumps(run))
     (folder / "weights.safetensors").write_text(json.dumps(settings))
 
 

@@ -104,6 +104,15 @@ def test_ablation__finished__names_the_folder_of_each_row_and_seed(finished):
     assert not list(ablation.root.rglob("*.tmp"))
 
 
+def test_ablation__safety__ends_with_the_best_on_the_validation_images(ablation):
+    code, _ = ablation.run("--table", "safety", "--seeds", "2")
+    assert code == 0
+    record = json.loads((ablation.root / "safety.json").read_text())
+    assert record["best"] == {"AP": [30.0, 21.0], "network": ["control, student", "ours, teacher"]}
+    row = "| the best by validation (`best.safetensors`) | 25.5 ± 6.4 | -5.0 "
+    assert row in (ablation.root / "safety.md").read_text()
+
+
 def test_ablation__repeated__does_nothing_and_prints_the_same_table(finished):
     ablation, before = finished
     events = ablation.events()

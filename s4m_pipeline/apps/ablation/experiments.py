@@ -16,6 +16,7 @@ from s4m_pipeline.core import console
 from s4m_pipeline.core.errors import UserError
 from s4m_pipeline.core.processes import Launcher
 from s4m_pipeline.evaluation.matches import Matches
+from s4m_pipeline.experiment.best import validation_ap
 from s4m_pipeline.experiment.evaluation_file import current_results, matches_file
 
 GROUPS: dict[Network, Sequence[str]] = {
@@ -45,6 +46,10 @@ class Trial(NamedTuple):
     def ap(self, network: Network) -> float | None:
         """Mask AP of a network in percent; None if it is not trained and evaluated yet."""
         return self._score(network, "AP")
+
+    def validation_ap(self, network: Network) -> float:
+        """Mask AP of a network on the validation images in percent, by which the best weights are chosen."""
+        return validation_ap(self.folders[network] / network) or 0.0
 
     def merged(self, network: Network) -> float | None:
         """Confident predictions of a network that cover several objects, in percent; None as for `ap`."""

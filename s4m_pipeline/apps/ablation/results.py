@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from s4m_pipeline.apps.ablation.experiments import Trial
 from s4m_pipeline.apps.ablation.tables import HIGHEST, LOWEST, Network, Row, Table
 from s4m_pipeline.core import console
 from s4m_pipeline.evaluation.intervals import Interval, draw_weights, interval_of
+from s4m_pipeline.evaluation.matches import Matches
 
 
 def show_table(path: Path, table: Table, trials: Sequence[Trial], bounds: Sequence[Trial]) -> None:
@@ -31,10 +33,10 @@ def show_table(path: Path, table: Table, trials: Sequence[Trial], bounds: Sequen
         ap = np.array(list(by_row.values()), np.float64)  # (rows, seeds); NaN: not finished
         columns[f"{network} AP"] = [_mean(values) for values in ap]
         if network == table.network:
-            base = _rows(trials, rows[0])
+            matches = [_matches(network, _rows(trials, row)) for row in rows]
             columns[f"{network} - {rows[0].name} [95 %]"] = [
                 "-",
-                *(_difference(network, _rows(trials, row), base) for row in rows[1:]),
+                *(_difference(of_row, matches[0]) for of_row in matches[1:]),
             ]
         record[network] = by_row
     title = f"{table.title}: mask AP in percent on data.{trials[0].split}"
@@ -48,6 +50,20 @@ def show_table(path: Path, table: Table, trials: Sequence[Trial], bounds: Sequen
     for network in networks:
         paper = [str(getattr(row, network) or "-") for row in rows]
         columns |= {f"paper, {network}": paper} if set(paper) != {"-"} else {}
+    if best := _best(table, trials):
+        scores = [trial.ap(network) for trial, network in best]
+        record["best"] = {
+            "AP": scores,
+            "network": [f"{trial.row.name}, {network}" for trial, network in best],
+        }
+        difference = _difference([trial.matches(network) for trial, network in best], matches[0])
+        filled = {
+            "": "the best by validation (`best.safetensors`)",
+            f"{table.network} AP": _mean(np.array(scores, np.float64)),
+            f"{table.network} - {rows[0].name} [95 %]": difference,
+        }
+        for heading, column in columns.items():
+            column.append(filled.get(heading, "-"))
     cells = list(zip(*columns.values(), strict=True))
     console.print_table(title, list(columns), cells)
     console.result.print(str(path))
@@ -55,22 +71,34 @@ def show_table(path: Path, table: Table, trials: Sequence[Trial], bounds: Sequen
     write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
 
 
-def _difference(network: Network, trials: Sequence[Trial], base: Sequence[Trial]) -> str:
+def _best(table: Table, trials: Sequence[Trial]) -> list[tuple[Trial, Network]]:
+    """Whose weights are best on the validation images, by seed; empty unless all of them are trained."""
+    ours, controls = [trial for trial in trials if trial.row.name == table.best_of], _rows(trials, LOWEST)
+    if not ours or not controls or None in [trial.ap("student") for trial in (*ours, *controls)]:
+        return []
+    networks: tuple[Network, ...] = ("student", "teacher")
+    return [
+        max([*product([trial], networks), (control, "student")], key=lambda one: one[0].validation_ap(one[1]))
+        for trial, control in zip(ours, controls, strict=True)
+    ]
+
+
+def _difference(row: Sequence[Matches | None], base: Sequence[Matches | None]) -> str:
     """Mean difference in AP of two rows with its 95 % interval: a bootstrap over images and seeds, paired."""
-    found = _scores(network, trials, base)
+    found = _scores(row, base)
     return "-" if found is None else interval_of(found[0] - found[1]).text(sign=True)
 
 
 def _headroom(bounds: Sequence[Trial]) -> Interval | None:
     """AP of a student with true labels minus that of one without unlabeled images."""
-    lowest, highest = _rows(bounds, LOWEST), _rows(bounds, HIGHEST)
-    found = _scores("student", highest, lowest)
+    found = _scores(_matches("student", _rows(bounds, HIGHEST)), _matches("student", _rows(bounds, LOWEST)))
     return None if found is None else interval_of(found[0] - found[1])
 
 
 def _share(trials: Sequence[Trial], bounds: Sequence[Trial]) -> str:
     """Percent of the headroom that a row gained, where there is any."""
-    found = _scores("student", trials, _rows(bounds, LOWEST), _rows(bounds, HIGHEST))
+    compared = (trials, _rows(bounds, LOWEST), _rows(bounds, HIGHEST))
+    found = _scores(*(_matches("student", row) for row in compared))
     if found is None or not interval_of(found[2] - found[1]).above_zero:
         return "-"
     row, lowest, highest = found
@@ -82,10 +110,13 @@ def _rows(trials: Sequence[Trial], row: Row) -> list[Trial]:
     return [trial for trial in trials if trial.row == row]
 
 
-def _scores(network: Network, *rows: Sequence[Trial]) -> list[NDArray[np.float64]] | None:
+def _matches(network: Network, row: Sequence[Trial]) -> list[Matches | None]:
+    return [trial.matches(network) for trial in row]
+
+
+def _scores(*rows: Sequence[Matches | None]) -> list[NDArray[np.float64]] | None:
     """Mean AP of each row over the seeds that all of them have, in the same draws (1 + B,); else None."""
-    by_seed = [[trial.matches(network) for trial in of_seed] for of_seed in zip(*rows, strict=True)]
-    complete = [list(filter(None, of_seed)) for of_seed in by_seed if all(of_seed)]
+    complete = [list(filter(None, of_seed)) for of_seed in zip(*rows, strict=True) if all(of_seed)]
     if not complete:
         return None
     weights = draw_weights(len(complete[0][0].image_ids))

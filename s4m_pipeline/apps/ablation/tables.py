@@ -26,6 +26,9 @@ class Table(NamedTuple):
     rows: tuple[Row, ...]
     network: Network = "student"
     """What is compared; for the teacher, no later stage is run."""
+    best_of: str | None = None
+    """The name of a row: the table ends with the best, on the validation images, of its teacher, its student
+    and the control, which `s4m run --control` hands on as best.safetensors."""
 
 
 SD, NO_SD = "sd.enabled=True", "sd.enabled=False"
@@ -105,7 +108,9 @@ TABLES: dict[TableName, Table] = {
     "sd-stage": Table("Stages that are distilled", SD_STAGE),
     "sd-target": Table("Features and loss of the distillation", SD_TARGET, "teacher"),
     "prompts": Table("Prompts of SAM 2", PROMPTS),
-    "safety": Table("Training with labels that were chosen, refined or left as they are", SAFETY),
+    "safety": Table(
+        "Training with labels that were chosen, refined or left as they are", SAFETY, best_of="ours"
+    ),
     "suggest": Table("Labels of suggested and of random images", SUGGEST),
     "rivals": Table("Other methods; their reported AP with 90,000 iterations", RIVALS),
     "labels": Table("Percentage of labeled images; the paper with 90,000 iterations", LABELS),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s4m_cache import embeddings, sealed
-from s4m_cache.atomic import TEMPORARY, remove_folder
+from s4m_cache.atomic import TEMPORARY, discard_leftovers, remove_folder
 from s4m_cache.errors import CacheError, LockedError, disk_error, reading
 from s4m_cache.fingerprint import Comparison, Fingerprint, explain
 from s4m_cache.generation import LOCK, PUBLISHED, SPEC, Generation, GenerationSpec, create
@@ -152,6 +152,9 @@ def publish(
     root, place = generation.root, storage(generation.root)
     try:
         with place.lock(root / LOCK, exclusive=True, wait=True):
+            if not is_remote(root):  # an object is written as a whole
+                for path in (generation.path / PUBLISHED, root / CURRENT):
+                    discard_leftovers(path)
             version = place.version(root / CURRENT)
             if not back:
                 _refuse_past(generation)

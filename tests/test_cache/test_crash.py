@@ -89,7 +89,7 @@ def test_commit__killed_at_any_step_loses_nothing_and_resumes(nursery, tmp_path)
     (total,) = nursery.run(tmp_path / "whole")["steps"]
     steps = list(range(1, total + 1))
     if NUM_STEPS:
-        steps = random.Random(0).sample(steps, NUM_STEPS)
+        steps = random.Random(0).sample(steps[:-8], NUM_STEPS) + steps[-8:]  # the last ones publish
 
     kills = 0
     for step in steps:

@@ -88,7 +88,7 @@ def test_doctor__with_a_torchvision_that_raises__names_the_pair_to_install(site)
     fix = the_only_fix(site.doctor(), "torchvision")
     assert "operator torchvision::nms does not exist" in fix["text"]
     assert (
-        "pip install --force-reinstall --no-deps 'torch<2.15,>=2.11' 'torchvision<0.30,>=0.26'"
+        "pip install --force-reinstall --no-deps 'torch<2.16,>=2.11' 'torchvision<0.30,>=0.26'"
         in fix["command"]
     )
 
@@ -96,6 +96,14 @@ def test_doctor__with_a_torchvision_that_raises__names_the_pair_to_install(site)
 def test_doctor__with_torchvision_of_another_torch__says_so(site):
     site.module("torchvision", "__version__ = '0.25.0'")
     assert "0.25.0 is not built for torch 2.11.0" in the_only_fix(site.doctor(), "torchvision")["text"]
+
+
+def test_doctor__with_torchvision_0_29__takes_torch_2_14_and_later(site):
+    for torch, fits in (("2.13.0", False), ("2.14.1", True), ("2.15.0", True)):
+        site.module("torch", HEALTHY["torch"].replace("2.11.0", torch))
+        site.module("torchvision", "__version__ = '0.29.2'")
+        _, findings = site.doctor()
+        assert (findings["torchvision"]["status"] == "ok") == fits
 
 
 def test_doctor__with_a_torch_that_cannot_be_imported__still_reports_the_rest(site):

@@ -54,6 +54,8 @@ class Part:
         refuse_newer(path, manifest)
         with sealed.understood(path / MANIFEST):
             self.image_ids = np.array(manifest["image_id"], np.int64)
+            if self.image_ids.ndim != 1:
+                raise ValueError("image_id is not a list of numbers")
             self.files: dict[str, tuple[int, int]] = {
                 name: (int(size), int(checksum)) for name, (size, checksum) in manifest["files"].items()
             }

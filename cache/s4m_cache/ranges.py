@@ -16,7 +16,7 @@ METADATA = "zarr.json"
 
 class RangeStore(MemoryStore):
     """One array of a part. In memory are its metadata, the index of its chunks once it was read, and the two
-    chunks that were read last, of which the next image in order often shares one.
+    ranges that were read last: the next image in order often shares a chunk with them.
 
     Args:
         folder: of the array.
@@ -31,7 +31,7 @@ class RangeStore(MemoryStore):
         super().__init__({METADATA: cpu.Buffer.from_bytes(metadata)}, read_only=True)
         self._folder = folder
         self._index: bytes | None = None
-        self._last: dict[ByteRequest | None, bytes] = {}
+        self._last: list[tuple[int, bytes]] = []  # position and content
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -42,12 +42,22 @@ class RangeStore(MemoryStore):
         if isinstance(byte_range, SuffixByteRequest):  # Zarr reads the index, at the end, with each chunk
             self._index = self._index or _fetch(path, byte_range)
             return prototype.buffer.from_bytes(self._index)
-        data = self._last.pop(byte_range, None) or _fetch(path, byte_range)
-        if len(data) <= 2 * CHUNK_BYTES:  # not an array of many chunks that is read whole
-            self._last[byte_range] = data
-        if len(self._last) > 2:
-            del self._last[next(iter(self._last))]
+        if not isinstance(byte_range, RangeByteRequest):
+            return prototype.buffer.from_bytes(_fetch(path, byte_range))
+        start, end = byte_range.start, byte_range.end
+        data = self._known(start, end)
+        if len(data) < end - start:
+            data += _fetch(path, RangeByteRequest(start + len(data), end))
+        if len(data) <= 3 * CHUNK_BYTES:  # not an array of many chunks that is read whole
+            self._last = [*self._last[-1:], (start, data)]
         return prototype.buffer.from_bytes(data)
+
+    def _known(self, start: int, end: int) -> bytes:
+        """The beginning of a range, as far as it was among those read last."""
+        for first, data in self._last:
+            if first <= start < first + len(data):
+                return data[start - first : end - first]
+        return b""
 
 
 def _fetch(path: Path, byte_range: ByteRequest | None) -> bytes:

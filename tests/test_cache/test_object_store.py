@@ -281,7 +281,7 @@ def test_reader__of_a_store__an_image_costs_a_request_of_about_its_size(root, re
         requests.clear()
         for image_id in (7, 12, 3):
             reader.read(image_id)
-        assert len(requests) == 6
+        assert len(requests) <= 6  # later versions of Zarr ask for neighboring chunks together
         assert sum(requests) < 1.1 * 6 * CHUNK_BYTES
         requests.clear()
         for image_id in range(20):

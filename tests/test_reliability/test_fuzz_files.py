@@ -161,7 +161,7 @@ def test_read_weights__changed_metadata__is_refused_or_gives_tensors_and_names(
     path = tmp_path_factory.getbasetemp() / ("meta.safetensors" if in_header else "meta.pth")
     if in_header:
         meta = checkpoint.get("meta")
-        path.write_bytes(save(TENSORS, {"classes": json.dumps(meta), "config": str(meta)}))
+        path.write_bytes(save(TENSORS, {"classes": json.dumps(meta), "config": ascii(meta)}))
     else:
         torch.save(checkpoint, path)
     with soon():

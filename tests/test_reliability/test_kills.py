@@ -150,7 +150,8 @@ def test_run__killed_at_random_moments__ends_as_an_undisturbed_run(
             counts.update([way, stage_of(said)])
             if way == "SIGKILL to the parent":
                 again, said = run(work)
-                assert again["code"] == 0 or "is running" in said, said
+                named = "is running" in said or "Another process trains" in said  # which began just now
+                assert again["code"] == 0 or named, said
                 zygote.ask(wait_for=again["session"])
             elif WAYS[way]["signal"] == signal.SIGTERM:
                 assert answer["code"] in (143, -15, 0), (answer, said)

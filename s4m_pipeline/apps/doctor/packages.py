@@ -9,11 +9,13 @@ from s4m_pipeline.apps.doctor.finding import Finding, install, normalized, requi
 from s4m_pipeline.apps.doctor.probe import Import
 from s4m_pipeline.models.registry import compile_command
 
-PYTHON = ((3, 11), (3, 13))
+PYTHON = ((3, 11), (3, 14))
 """First version that works, first that does not."""
 
 TORCHVISION_AHEAD = 15
 """torchvision 0.(N + 15) is built for torch 2.N."""
+NEWEST_TORCHVISION = 29
+"""torchvision 0.29 works with torch 2.14 and with later ones."""
 
 _SINGLE = {
     "mmengine": ("onedl-mmengine", "MMEngine"),
@@ -43,7 +45,7 @@ def check_python() -> Iterator[Finding]:
     if PYTHON[0] <= sys.version_info[:2] < PYTHON[1]:
         yield Finding("Python", "ok", f"{found}, {sys.executable}")
     else:
-        text = f"{found} ({sys.executable}); 3.11 or 3.12 is needed, and this package in it"
+        text = f"{found} ({sys.executable}); 3.11, 3.12 or 3.13 is needed, and this package in it"
         yield Finding("Python", "fix", text, "python3.12 -m venv .venv")
 
 
@@ -57,7 +59,7 @@ def check_torch(imports: Mapping[str, Import]) -> Iterator[Finding]:
     if vision.error:
         text = f"{_failure(vision)}; a build for torch {torch.version} is needed"
         yield Finding("torchvision", "fix", text, install("torch", "torchvision"))
-    elif _minor(vision.version) != _minor(torch.version) + TORCHVISION_AHEAD:
+    elif _minor(vision.version) != min(_minor(torch.version) + TORCHVISION_AHEAD, NEWEST_TORCHVISION):
         text = f"{vision.version} is not built for torch {torch.version}"
         yield Finding("torchvision", "fix", text, install("torch", "torchvision"))
     else:

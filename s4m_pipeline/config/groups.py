@@ -1,7 +1,7 @@
 """The groups of settings that a config may hold; the student's are in `student.py`."""
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator
 
@@ -15,7 +15,6 @@ from s4m_pipeline.core.paths import CACHE
 Split = Literal["val", "test"]
 Logger = Literal["tensorboard", "wandb", "mlflow"]
 PromptType = Literal["points", "points_softmax", "point_centre", "point_confident", "box", "mask"]
-PROMPT_TYPES: tuple[PromptType, ...] = get_args(PromptType)
 
 
 class DataOptions(Settings):

@@ -30,6 +30,7 @@ STAND_INS = {
     "3/8": "1/1",
     "4": "2",  # devices
     "20": "2",  # images to suggest
+    "teacher.iterations=100": "teacher.iterations=4",
     "work_dirs/demo/student/iter_600.pth": "work_dirs/demo/student/iter_3.pth",
 }
 STEPS = {"iterations": 3, "batch_size": 4, "validate_every": 3, "checkpoint_every": 1, "workers": 0}

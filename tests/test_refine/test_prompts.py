@@ -1,12 +1,14 @@
 """Prompts drawn from the teacher's masks."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s4m_pipeline.config.groups import PROMPT_TYPES
+from s4m_pipeline.config.groups import PromptType
 from s4m_pipeline.refine.prompts import draw_cells, draw_uniforms, make_prompts
 from s4m_pipeline.refine.selection import MaskFrame
 
@@ -64,7 +66,7 @@ def test_make_prompts__a_cell_becomes_the_middle_of_its_pixels():
     assert prompts_for("box", logits).boxes_xyxy_px.tolist() == [[40, 12, 44, 16]]
 
 
-@pytest.mark.parametrize("kind", [k for k in PROMPT_TYPES if k.startswith("point")])
+@pytest.mark.parametrize("kind", [k for k in get_args(PromptType) if k.startswith("point")])
 def test_make_prompts__points_of_confident_masks_lie_inside(kind):
     logits = torch.full((2, 16, 32), -12.0)
     logits[0, 2:9, 3:12] = 4.0

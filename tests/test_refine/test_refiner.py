@@ -1,10 +1,12 @@
 """Refinement of a ragged batch by the shipped SAM 2."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
-from s4m_pipeline.config.groups import PROMPT_TYPES
+from s4m_pipeline.config.groups import PromptType
 from s4m_pipeline.data.scenes.render import SceneStyle, draw_scene
 from s4m_pipeline.data.scenes.shapes import DEMO_FAMILIES
 from s4m_pipeline.refine.prompts import refine_masks
@@ -54,7 +56,7 @@ def test_refine_masks__another_generation_draws_other_points(sam, images):
     assert not torch.equal(first.predicted_iou, second.predicted_iou)
 
 
-@pytest.mark.parametrize("kind", PROMPT_TYPES)
+@pytest.mark.parametrize("kind", get_args(PromptType))
 def test_refine_masks__every_prompt_type_gives_masks(sam, images, kind):
     refined = refine_masks(sam, sam.encode(images[:1]), [labels(3, 0)], [1], kind=kind)
     assert len(refined[0].masks) == 3

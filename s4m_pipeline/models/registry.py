@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from s4m_pipeline.core.errors import UserError
+from s4m_pipeline.core.startup import without_collection
 
 MODULES = (
     "s4m_pipeline.data.dataset",
@@ -37,14 +38,15 @@ def register_all() -> None:
     and data sets, and these `stand_in_for_missing_ops`: so modules that import mmdet are themselves imported
     after this call, inside functions, and commands call it when work starts.
     """
-    stand_in_for_missing_ops()
+    with without_collection():
+        stand_in_for_missing_ops()
 
-    from mmengine.registry import init_default_scope
+        from mmengine.registry import init_default_scope
 
-    init_default_scope("mmdet")
-    with contextlib.redirect_stdout(io.StringIO()):  # mmdet prints which of its optional packages are absent
-        for module in MODULES:
-            importlib.import_module(module)
+        init_default_scope("mmdet")
+        with contextlib.redirect_stdout(io.StringIO()):  # mmdet prints which optional packages are absent
+            for module in MODULES:
+                importlib.import_module(module)
     warnings.filterwarnings("ignore", message="torch.meshgrid")  # mmdet calls it in the old way
 
 

@@ -325,7 +325,8 @@ def test_two_ranks__user_error_is_shown_once_and_ends_both(
     failing: set[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_codes(start_two(_fail_on, failing)) == [1, 1]
-    assert capfd.readouterr().err.count("fault") == 1
+    said = capfd.readouterr().err.splitlines()  # on a busy machine also torch's traces, with "default"
+    assert [line.partition(" ")[0] for line in said].count("fault") == 1
 
 
 def _fail_on_first_rank() -> None:

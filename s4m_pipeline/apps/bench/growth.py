@@ -40,7 +40,7 @@ from s4m_pipeline.refine.inputs import load_inputs
 from s4m_pipeline.refine.publish import publish_if_complete
 
 CACHE_IMAGES = (100, 1_000, 10_000)
-REFINE_IMAGES = (100, 300, 1_000)
+REFINE_IMAGES = (100, 1_000, 10_000)
 NUM_SCENES = 20
 Run = Callable[[int], object]
 """Does the work for a number of images."""

@@ -152,9 +152,8 @@ def publish(
     root, place = generation.root, storage(generation.root)
     try:
         with place.lock(root / LOCK, exclusive=True, wait=True):
-            if not is_remote(root):  # an object is written as a whole
-                for path in (generation.path / PUBLISHED, root / CURRENT):
-                    discard_leftovers(path)
+            for path in (generation.path / PUBLISHED, root / CURRENT):
+                discard_leftovers(path)
             version = place.version(root / CURRENT)
             if not back:
                 _refuse_past(generation)

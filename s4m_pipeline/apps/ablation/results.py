@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -52,18 +51,14 @@ def show_table(path: Path, table: Table, trials: Sequence[Trial], bounds: Sequen
         columns |= {f"paper, {network}": paper} if set(paper) != {"-"} else {}
     if best := _best(table, trials):
         scores = [trial.ap(network) for trial, network in best]
-        record["best"] = {
-            "AP": scores,
-            "network": [f"{trial.row.name}, {network}" for trial, network in best],
-        }
-        difference = _difference([trial.matches(network) for trial, network in best], matches[0])
-        filled = {
-            "": "the best by validation (`best.safetensors`)",
-            f"{table.network} AP": _mean(np.array(scores, np.float64)),
-            f"{table.network} - {rows[0].name} [95 %]": difference,
-        }
-        for heading, column in columns.items():
-            column.append(filled.get(heading, "-"))
+        names = [f"{trial.row.name}, {network}" for trial, network in best]
+        record["best"] = {"AP": scores, "network": names}
+        found = [trial.matches(network) for trial, network in best]
+        last = ["the best by validation (`best.safetensors`)", _mean(np.array(scores, np.float64))]
+        last += [_difference(found, matches[0])]  # the first three columns
+        last += ["-"] * (len(columns) - len(last))
+        for cell, column in zip(last, columns.values(), strict=True):
+            column.append(cell)
     cells = list(zip(*columns.values(), strict=True))
     console.print_table(title, list(columns), cells)
     console.result.print(str(path))
@@ -76,11 +71,12 @@ def _best(table: Table, trials: Sequence[Trial]) -> list[tuple[Trial, Network]]:
     ours, controls = [trial for trial in trials if trial.row.name == table.best_of], _rows(trials, LOWEST)
     if not ours or not controls or None in [trial.ap("student") for trial in (*ours, *controls)]:
         return []
-    networks: tuple[Network, ...] = ("student", "teacher")
-    return [
-        max([*product([trial], networks), (control, "student")], key=lambda one: one[0].validation_ap(one[1]))
-        for trial, control in zip(ours, controls, strict=True)
-    ]
+    best: list[tuple[Trial, Network]] = []
+    for trial, control in zip(ours, controls, strict=True):
+        compared: list[tuple[Trial, Network]]  # of equally good ones the first, as in best.safetensors
+        compared = [(trial, "teacher"), (trial, "student"), (control, "student")]
+        best.append(max(compared, key=lambda pair: pair[0].validation_ap(pair[1])))
+    return best
 
 
 def _difference(row: Sequence[Matches | None], base: Sequence[Matches | None]) -> str:
